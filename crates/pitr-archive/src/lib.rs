@@ -1,0 +1,1 @@
+//! The shared archive: one layout on any object store.

@@ -1,0 +1,3 @@
+//! The `pitr` program.
+
+fn main() {}

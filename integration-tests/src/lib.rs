@@ -1,0 +1,1 @@
+//! Real servers, ledgers of truth, random targets, kills.
