@@ -20,10 +20,12 @@
 //! - [`Event`]: what a scan of log bytes found (a commit, an abort, a named point), each with both its cuts.
 //! - [`Base`]: a restorable copy, with its start and its consistent position.
 //! - [`Gap`]: a hole in the log, as a value with both edges and a cause.
+//! - [`Catalog`]: all of these for one source.
 //! - [`Target`] and [`Bound`]: what the user asks for.
 //! - [`ports`]: the traits through which engine and archive meet.
 
 mod base;
+mod catalog;
 mod engine;
 mod error;
 mod event;
@@ -34,6 +36,7 @@ mod segment;
 mod target;
 
 pub use base::{Base, BaseId};
+pub use catalog::Catalog;
 pub use engine::{Engine, Locator, Position};
 pub use error::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
 pub use event::{Event, Scan, What};
