@@ -1,1 +1,11 @@
 //! PostgreSQL over its native protocol.
+
+pub mod error;
+pub mod limits;
+pub mod lsn;
+pub mod position;
+pub mod wal;
+
+pub use error::Error;
+pub use lsn::{Lsn, SegmentSize, TimelineId};
+pub use position::PgPosition;

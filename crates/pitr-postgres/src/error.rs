@@ -1,0 +1,72 @@
+//! The one error type of this crate.
+
+use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError};
+
+use crate::wal::WalError;
+
+/// Everything that can go wrong between `pitr` and PostgreSQL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file in the WAL directory has a name that no server gives.
+    #[error("{0:?} is not the name of a WAL, history or backup history file")]
+    WalFileName(String),
+    /// Log bytes are damaged, or are not log.
+    #[error("WAL is damaged: {0}")]
+    Wal(#[from] WalError),
+    /// A file of the WAL directory cannot be archived as it is.
+    #[error("{file}: {what}")]
+    Rejected {
+        /// Name of the file.
+        file: String,
+        /// What is wrong with it, and where.
+        what: String,
+        /// What to do about it.
+        hint: String,
+        /// The damage, where it is in the log itself.
+        #[source]
+        source: Option<WalError>,
+    },
+    /// A timeline history file does not follow the format.
+    #[error("history file of timeline {timeline}, line {line}: {what}")]
+    History {
+        /// The timeline whose history it is.
+        timeline: u32,
+        /// Line number, from 1; 0 for the file as a whole.
+        line: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// A position could not be read.
+    #[error(transparent)]
+    Position(#[from] ParsePositionError),
+    /// A name made from what the server said is not usable in the archive.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::WalFileName(_) | Self::Position(_) => ErrorKind::Usage,
+            Self::Wal(_) | Self::Rejected { .. } | Self::History { .. } => ErrorKind::Integrity,
+            Self::Name(_) => ErrorKind::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::WalFileName(_) => Some("archive_command must pass the file that the server names with %p".to_owned()),
+            Self::Rejected { hint, .. } => Some(hint.clone()),
+            Self::Wal(_) => Some(
+                "compare with pg_waldump on the file of the server; if it is whole there, the copy is damaged"
+                    .to_owned(),
+            ),
+            Self::History { .. } => Some(
+                "compare with the file in pg_wal of the server; the archive refuses a history that it cannot follow"
+                    .to_owned(),
+            ),
+            Self::Position(_) | Self::Name(_) => None,
+        }
+    }
+}
