@@ -4,7 +4,7 @@ use std::fmt::{Debug, Display};
 use std::hash::Hash;
 use std::str::FromStr;
 
-use crate::{Facts, Lineage, ParsePositionError, Span, TargetError};
+use crate::{Facts, Fork, Lineage, ParsePositionError, Span, TargetError};
 
 /// A cut in the log of one source: everything before it is in, the rest is out.
 ///
@@ -49,6 +49,15 @@ pub trait Engine: Debug + Clone + Copy + Send + Sync + 'static {
 
     /// Merges the engine's facts of contiguous segments into those of their span.
     fn merge_facts(into: &mut Facts, next: &Facts);
+
+    /// The child's name for a cut of the parent that lies at or before the fork.
+    ///
+    /// `None` where the child's log never repeats the parent's. PostgreSQL's does: the first segment of a
+    /// timeline begins with a copy of the old one, and after a failover it is often the only copy.
+    fn in_child(position: &Self::Position, fork: &Fork<Self::Position>) -> Option<Self::Position>;
+
+    /// A position as a target that can be typed after `--to`: `lsn:4A/9C3F1E88`.
+    fn target(position: &Self::Position) -> String;
 
     /// A position as people of this engine write it, for screens ("timeline 1, LSN 4A/9C3F1E88").
     fn describe(position: &Self::Position) -> String;
