@@ -1,0 +1,183 @@
+//! Chunks: how the bytes of a part are cut, and how a piece is named.
+
+use std::fmt;
+
+use fastcdc::v2020::FastCDC;
+use pitr_core::ports::Chunking;
+use serde::{Deserialize, Serialize};
+
+use super::limits::{CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX, CONTENT_CHUNK_MIN, FIXED_CHUNK};
+
+/// Name of a chunk: the first 16 bytes of the keyed digest of its content.
+///
+/// 128 bits of a keyed digest cannot be made to collide by somebody who does not know the key, and do not
+/// collide by chance in any archive that can be built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct ChunkId([u8; Self::LEN]);
+
+impl ChunkId {
+    /// Bytes of a name.
+    pub(crate) const LEN: usize = 16;
+
+    /// The name that follows from the keyed digest of the content.
+    pub(crate) fn from_digest(digest: &[u8; 32]) -> Self {
+        let mut id = [0; Self::LEN];
+        id.copy_from_slice(&digest[..Self::LEN]);
+        Self(id)
+    }
+
+    /// The bytes of the name, for the table of known chunks.
+    pub(crate) fn bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl From<ChunkId> for String {
+    fn from(id: ChunkId) -> Self {
+        hex::encode(id.0)
+    }
+}
+
+impl TryFrom<String> for ChunkId {
+    type Error = hex::FromHexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let mut id = [0; Self::LEN];
+        hex::decode_to_slice(text, &mut id)?;
+        Ok(Self(id))
+    }
+}
+
+/// Cuts the bytes of one part into chunks; where it cuts does not depend on how the bytes arrive.
+#[derive(Debug)]
+pub(crate) struct Cutter {
+    chunking: Chunking,
+    buffer: Vec<u8>,
+}
+
+impl Cutter {
+    /// A cutter that holds nothing; memory grows with what is pushed, up to one chunk.
+    pub(crate) fn new(chunking: Chunking) -> Self {
+        Self { chunking, buffer: Vec::new() }
+    }
+
+    /// Takes bytes from the front of `bytes` until a chunk is complete or nothing is left.
+    pub(crate) fn push(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
+        let room = self.room();
+        let (taken, rest) = bytes.split_at(room.min(bytes.len()));
+        self.buffer.extend_from_slice(taken);
+        *bytes = rest;
+        if self.buffer.len() < self.full() {
+            return None;
+        }
+        match self.chunking {
+            // The next chunk of a large part is most likely full, too.
+            Chunking::Fixed => Some(std::mem::replace(&mut self.buffer, Vec::with_capacity(FIXED_CHUNK))),
+            Chunking::Content => Some(self.cut()),
+        }
+    }
+
+    /// The next chunk of what is left once the part has ended; `None` when nothing is left.
+    pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
+        if self.buffer.is_empty() {
+            return None;
+        }
+        match self.chunking {
+            Chunking::Fixed => Some(std::mem::take(&mut self.buffer)),
+            Chunking::Content => Some(self.cut()),
+        }
+    }
+
+    /// Cuts the buffer by its content. With a full buffer the cut depends on nothing that follows.
+    fn cut(&mut self) -> Vec<u8> {
+        let cutter = FastCDC::new(&self.buffer, CONTENT_CHUNK_MIN, CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX);
+        let (_, end) = cutter.cut(0, self.buffer.len());
+        self.buffer.drain(..end).collect()
+    }
+
+    fn full(&self) -> usize {
+        match self.chunking {
+            Chunking::Fixed => FIXED_CHUNK,
+            Chunking::Content => CONTENT_CHUNK_MAX,
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.full() - self.buffer.len()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(len: usize, seed: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn cut(chunking: Chunking, bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
+        let mut cutter = Cutter::new(chunking);
+        let mut chunks = Vec::new();
+        for mut piece in bytes.chunks(step) {
+            while !piece.is_empty() {
+                chunks.extend(cutter.push(&mut piece));
+            }
+        }
+        while let Some(chunk) = cutter.rest() {
+            chunks.push(chunk);
+        }
+        chunks
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn cuts_do_not_depend_on_how_the_bytes_arrive(
+            len in 0_usize..5_000_000, seed: u64, step in 1_000_usize..3_000_000, content: bool,
+        ) {
+            let chunking = if content { Chunking::Content } else { Chunking::Fixed };
+            let bytes = noise(len, seed);
+            let chunks = cut(chunking, &bytes, step);
+            prop_assert_eq!(&chunks, &cut(chunking, &bytes, 65_536));
+            prop_assert!(chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= CONTENT_CHUNK_MAX));
+            prop_assert_eq!(chunks.concat(), bytes);
+        }
+    }
+
+    #[test]
+    fn fixed_chunks_end_at_page_boundaries() {
+        let chunks = cut(Chunking::Fixed, &noise(3 * FIXED_CHUNK + 8_192, 1), 12_345);
+        let lengths: Vec<_> = chunks.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [FIXED_CHUNK, FIXED_CHUNK, FIXED_CHUNK, 8_192]);
+    }
+
+    #[test]
+    fn an_insertion_changes_only_the_chunks_around_it_when_cut_by_content() {
+        let before = noise(20 << 20, 7);
+        let mut after = before.clone();
+        after.splice(10 << 20..10 << 20, *b"one more row");
+        let known: std::collections::HashSet<_> = cut(Chunking::Content, &before, 1 << 20).into_iter().collect();
+        let new = cut(Chunking::Content, &after, 1 << 20).into_iter().filter(|chunk| !known.contains(chunk)).count();
+        assert!((1..=3).contains(&new), "{new} chunks changed");
+    }
+
+    #[test]
+    fn an_id_survives_its_text() {
+        let id = ChunkId::from_digest(&[7; 32]);
+        assert_eq!(serde_json::from_str::<ChunkId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
+        assert_eq!(id.to_string(), "07".repeat(16));
+        assert!(serde_json::from_str::<ChunkId>("\"07\"").is_err());
+    }
+}

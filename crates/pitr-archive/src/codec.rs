@@ -1,0 +1,173 @@
+//! Compression and encryption of payloads, with reused contexts and several threads.
+
+use std::io::{self, BufRead, Read, Write};
+use std::sync::{Mutex, PoisonError};
+
+use age::x25519;
+use bytes::Bytes;
+use zstd::bulk::Compressor;
+use zstd::zstd_safe::{DCtx, DParameter};
+
+use crate::keys::DigestKey;
+use crate::limits;
+use crate::objects::{Kind, Payload};
+
+/// Native content, compressed.
+pub(crate) struct Content {
+    pub frames: Vec<Bytes>,
+    pub raw_bytes: u64,
+    pub raw_digest: [u8; 32],
+}
+
+/// Compresses what is not compressed yet; the digest is computed at the same time on another thread.
+pub(crate) fn prepare(payload: Payload, kind: Kind, digests: &DigestKey) -> io::Result<Content> {
+    let raw = match payload {
+        Payload::Frames { frames, raw_bytes, raw_digest } => return Ok(Content { frames, raw_bytes, raw_digest }),
+        Payload::Raw(raw) => raw,
+    };
+    let digest = || *digests.hasher(kind).update(&raw).finalize().as_bytes();
+    let (frames, raw_digest) = if raw.len() <= limits::FRAME_BYTES {
+        (vec![compress(&raw)?], digest())
+    } else {
+        std::thread::scope(|scope| {
+            let digest = scope.spawn(digest);
+            let frames = compress_parallel(&raw)?;
+            Ok::<_, io::Error>((frames, digest.join().map_err(|_| died())?))
+        })?
+    };
+    Ok(Content { frames, raw_bytes: raw.len() as u64, raw_digest })
+}
+
+fn compress_parallel(raw: &[u8]) -> io::Result<Vec<Bytes>> {
+    let chunks: Vec<&[u8]> = raw.chunks(limits::FRAME_BYTES).collect();
+    let threads =
+        std::thread::available_parallelism().map_or(1, usize::from).min(limits::CODEC_THREADS).min(chunks.len());
+    let share = |first: usize| chunks.iter().skip(first).step_by(threads).map(|chunk| compress(chunk)).collect();
+    std::thread::scope(|scope| {
+        let share = &share;
+        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || share(n))).collect();
+        let mut shares: Vec<std::vec::IntoIter<Bytes>> = Vec::with_capacity(threads);
+        let own: io::Result<Vec<Bytes>> = share(0);
+        shares.push(own?.into_iter());
+        for other in others {
+            let frames: io::Result<Vec<Bytes>> = other.join().map_err(|_| died())?;
+            shares.push(frames?.into_iter());
+        }
+        Ok((0..chunks.len()).filter_map(|n| shares.get_mut(n % threads)?.next()).collect())
+    })
+}
+
+fn died() -> io::Error {
+    io::Error::other("a worker thread died")
+}
+
+/// One zstd frame.
+fn compress(raw: &[u8]) -> io::Result<Bytes> {
+    static IDLE: Pool<Compressor<'static>> = Pool::new();
+    let mut compressor = IDLE.take().map_or_else(|| Compressor::new(limits::ZSTD_LEVEL), Ok)?;
+    let frame = compressor.compress(raw)?;
+    IDLE.give(compressor);
+    Ok(frame.into())
+}
+
+/// Encrypts to the recipients, and to the one that the check before upload needs.
+pub(crate) fn encrypt(
+    frames: &[Bytes],
+    recipients: &[x25519::Recipient],
+    proof: &x25519::Recipient,
+) -> io::Result<Bytes> {
+    let all = recipients.iter().chain([proof]).map(|recipient| recipient as &dyn age::Recipient);
+    let encryptor = age::Encryptor::with_recipients(all).map_err(io::Error::other)?;
+    let plain: usize = frames.iter().map(Bytes::len).sum();
+    // Room for the stanzas (about 100 bytes each) and a tag per 64 KiB.
+    let mut writer = encryptor.wrap_output(Vec::with_capacity(plain + plain / 2048 + 1024 + 128 * recipients.len()))?;
+    for frame in frames {
+        writer.write_all(frame)?;
+    }
+    writer.finish().map(Bytes::from)
+}
+
+/// Decompresses all frames into `sink` and `hasher`, but at most one byte more than `limit`.
+pub(crate) fn decompress<R: BufRead, W: Write>(
+    plain: R,
+    limit: u64,
+    hasher: &mut blake3::Hasher,
+    mut sink: W,
+) -> io::Result<(u64, W)> {
+    static IDLE: Pool<DCtx<'static>> = Pool::new();
+    let mut context = IDLE.take().unwrap_or_else(DCtx::create);
+    context
+        .set_parameter(DParameter::WindowLogMax(limits::ZSTD_WINDOW_LOG_MAX))
+        .map_err(|code| io::Error::other(zstd::zstd_safe::get_error_name(code)))?;
+    let mut written = 0;
+    {
+        let mut decoder = zstd::Decoder::with_context(plain, &mut context).take(limit.saturating_add(1));
+        let mut buffer = vec![0; limits::DECODE_BUFFER_BYTES];
+        loop {
+            let read = decoder.read(&mut buffer)?;
+            let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+            hasher.update(bytes);
+            sink.write_all(bytes)?;
+            written += read as u64;
+        }
+    }
+    IDLE.give(context);
+    Ok((written, sink))
+}
+
+/// Contexts that are not in use; making one costs more than compressing a small object.
+struct Pool<T>(Mutex<Vec<T>>);
+
+impl<T> Pool<T> {
+    const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Contexts that failed are dropped by their users instead of given back.
+    fn give(&self, context: T) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < limits::IDLE_CODECS {
+            idle.push(context);
+        }
+    }
+}
+
+/// Reads pieces of bytes one after the other.
+pub(crate) struct Parts<'a> {
+    current: &'a [u8],
+    rest: std::slice::Iter<'a, Bytes>,
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn new(parts: &'a [Bytes]) -> Self {
+        Self { current: &[], rest: parts.iter() }
+    }
+}
+
+impl Read for Parts<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buffer)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl BufRead for Parts<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.current.is_empty() {
+            match self.rest.next() {
+                Some(part) => self.current = part,
+                None => break,
+            }
+        }
+        Ok(self.current)
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.current = self.current.get(bytes..).unwrap_or_default();
+    }
+}

@@ -1,0 +1,52 @@
+//! Every limit of the archive, with its unit and the reason for its size.
+
+use std::time::Duration;
+
+/// Version of the object format written by this program.
+pub const FORMAT: u32 = 1;
+
+/// First read of a header, in bytes; nearly every header fits.
+pub const HEADER_PROBE_BYTES: u64 = 4 * 1024;
+/// Longest accepted plain header, in bytes.
+pub const MAX_HEADER_BYTES: usize = 1024 * 1024;
+/// Longest accepted native content of one object, in bytes: the largest PostgreSQL segment.
+pub const MAX_RAW_BYTES: u64 = 1024 * 1024 * 1024;
+/// Longest accepted object, in bytes: incompressible content, framing, encryption, header.
+pub const MAX_OBJECT_BYTES: u64 = MAX_RAW_BYTES + MAX_RAW_BYTES / 64;
+/// Most memory that is reserved because a header says so, in bytes; beyond it memory grows with real content.
+pub const MAX_TRUSTED_BYTES: u64 = 32 * 1024 * 1024;
+/// Longest accepted identity or digest key file, in bytes.
+pub const MAX_KEY_FILE_BYTES: u64 = 1024 * 1024;
+
+/// zstd level of everything: level 3 compresses WAL about elevenfold at close to 1 GB/s.
+pub const ZSTD_LEVEL: i32 = 3;
+/// Largest zstd window that a decoder allocates, as a power of two; level 3 writes at most 21.
+pub const ZSTD_WINDOW_LOG_MAX: u32 = 24;
+/// Content of one zstd frame, in bytes; frames of one object are compressed in parallel.
+pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Threads that compress one object.
+pub const CODEC_THREADS: usize = 4;
+/// Buffer between decryption and decompression, and below the digest, in bytes.
+pub const DECODE_BUFFER_BYTES: usize = 128 * 1024;
+/// Idle compression contexts that one process keeps.
+pub const IDLE_CODECS: usize = 16;
+
+/// First pause before a repeated call.
+pub const RETRY_FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest pause before a repeated call.
+pub const RETRY_MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Time after which a call to the store is given up, all its repetitions included.
+pub const RETRY_DEADLINE: Duration = Duration::from_secs(120);
+/// Time for one request, its body included.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time to open a connection.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long one process trusts that the archive is still there before it concludes "absent" again.
+pub const PRESENCE_TTL: Duration = Duration::from_secs(5);
+/// Requests in flight at once when many small objects are read.
+pub const READ_CONCURRENCY: usize = 64;
+/// Directories that one process remembers to be durable, so as to sync them once only.
+pub const MAX_KNOWN_DIRECTORIES: usize = 16 * 1024;
+/// Times that a create is repeated when the store says "exists" and then "absent".
+pub const MAX_CREATE_RACES: u32 = 5;
