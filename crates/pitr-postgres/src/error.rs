@@ -2,6 +2,7 @@
 
 use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError};
 
+use crate::connect::ConnectError;
 use crate::wal::WalError;
 
 /// Everything that can go wrong between `pitr` and PostgreSQL.
@@ -37,6 +38,12 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// A server could not be reached, or refused.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A server of a version that is not supported.
+    #[error("PostgreSQL {0} is not supported: 13 to 18 are")]
+    UnsupportedServer(u32),
     /// A position could not be read.
     #[error(transparent)]
     Position(#[from] ParsePositionError),
@@ -51,6 +58,8 @@ impl Classify for Error {
             Self::WalFileName(_) | Self::Position(_) => ErrorKind::Usage,
             Self::Wal(_) | Self::Rejected { .. } | Self::History { .. } => ErrorKind::Integrity,
             Self::Name(_) => ErrorKind::Failed,
+            Self::Connect(error) => error.kind(),
+            Self::UnsupportedServer(_) => ErrorKind::Refused,
         }
     }
 
@@ -66,7 +75,8 @@ impl Classify for Error {
                 "compare with the file in pg_wal of the server; the archive refuses a history that it cannot follow"
                     .to_owned(),
             ),
-            Self::Position(_) | Self::Name(_) => None,
+            Self::Connect(error) => error.hint(),
+            Self::Position(_) | Self::Name(_) | Self::UnsupportedServer(_) => None,
         }
     }
 }

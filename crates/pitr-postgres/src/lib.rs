@@ -1,9 +1,11 @@
 //! PostgreSQL over its native protocol.
 
+pub mod connect;
 pub mod error;
 pub mod limits;
 pub mod lsn;
 pub mod position;
+pub mod replication;
 pub mod wal;
 
 pub use error::Error;

@@ -1,5 +1,7 @@
 //! Every limit of this crate, with its unit. Nothing that grows with the database is held in memory.
 
+use std::time::Duration;
+
 /// Bytes of a WAL page. A server built with another size is refused with a clear error.
 pub const PAGE_SIZE: u64 = 8192;
 
@@ -37,3 +39,40 @@ pub const MAX_BACKUP_HISTORY_FILE: usize = 64 << 10;
 
 /// Longest name of a restore point, in bytes.
 pub const MAX_RESTORE_POINT_NAME: usize = 63;
+
+/// Port of a server when nobody says otherwise.
+pub const DEFAULT_PORT: u16 = 5432;
+
+/// Time for a connection with TLS and login.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time for the answer to a small question (`SHOW`, `IDENTIFY_SYSTEM`, a query of `pitr check`).
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Idle time after which TCP asks whether the peer still lives, and then in which rhythm and how often.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_PROBES: u32 = 6;
+
+/// Longest message of the replication protocol that is accepted, in bytes. Servers send up to 128 KiB of log or
+/// 32 KiB of a base at once; a timeline history file comes whole.
+pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// Bytes asked from the socket at once during a base backup.
+pub const READ_BUFFER: usize = 256 << 10;
+
+/// What `pg_stat_activity` shows of us.
+pub const APPLICATION_NAME: &str = "pitr";
+
+/// Warnings of the server that are kept during one operation.
+pub const MAX_NOTICES: usize = 1000;
+
+/// Major versions of PostgreSQL that are supported: from this one,
+pub const OLDEST_MAJOR: u32 = 13;
+/// to this one.
+pub const NEWEST_MAJOR: u32 = 18;
+
+/// Longest silence in the middle of a base backup. A spread checkpoint comes before it and is not counted.
+pub const STREAM_SILENCE: Duration = Duration::from_secs(300);
