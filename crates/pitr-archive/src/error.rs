@@ -152,6 +152,33 @@ pub enum Error {
         /// The system's own words.
         source: std::io::Error,
     },
+    /// A base could not be taken in; nothing of it is visible.
+    #[error("base {base} cannot be stored: {what}")]
+    BaseNotTaken {
+        /// The base.
+        base: String,
+        /// What stands against it.
+        what: String,
+    },
+    /// There is no complete base of that name.
+    #[error("source {of:?} has no complete base {base}")]
+    NoBase {
+        /// The base.
+        base: String,
+        /// The source.
+        of: String,
+    },
+    /// An object is not in the store, though a complete base refers to it.
+    #[error("object {key:?} is missing, and base {base} needs it")]
+    Missing {
+        /// The object.
+        key: String,
+        /// The base.
+        base: String,
+    },
+    /// Whoever receives the content of a base failed.
+    #[error(transparent)]
+    Target(PortError),
     /// A value of the program itself could not be put into an object, or a worker thread died.
     #[error("internal failure while working on {key:?}: {what}")]
     Internal {
@@ -183,7 +210,10 @@ impl Classify for Error {
             Self::Store { kind, .. } => *kind,
             Self::Timeout { .. } => ErrorKind::Unreachable,
             Self::NoArchive { .. } => ErrorKind::Absent,
-            Self::Corrupt { .. } | Self::Unfaithful { .. } => ErrorKind::Integrity,
+            Self::Corrupt { .. } | Self::Unfaithful { .. } | Self::Missing { .. } => ErrorKind::Integrity,
+            Self::NoBase { .. } => ErrorKind::Absent,
+            Self::BaseNotTaken { .. } => ErrorKind::Failed,
+            Self::Target(error) => error.kind(),
             Self::Conflict { .. } | Self::EncryptionDiffers { .. } => ErrorKind::Refused,
             Self::NoIdentity { .. }
             | Self::WrongIdentity { .. }
@@ -204,7 +234,9 @@ impl Classify for Error {
                 "the store may come back: repeat the command; nothing half-written is ever visible"
             }
             Self::NoArchive { .. } => "check archive.url, or create the archive with: pitr init",
-            Self::Corrupt { .. } => "run pitr verify to see the extent, and restore from a replica of the archive",
+            Self::Target(error) => return error.hint(),
+            Self::NoBase { .. } => "see the complete bases with: pitr list",
+            Self::Corrupt { .. } | Self::Missing { .. } => "run pitr verify to see the extent, and restore from a replica of the archive",
             Self::Conflict { .. } => {
                 "find the second server that archives under this source name and give it a source of its own"
             }
@@ -225,6 +257,10 @@ impl Classify for Error {
 
 impl From<Error> for PortError {
     fn from(error: Error) -> Self {
-        Self::new(error)
+        match error {
+            // It came through a port: it goes back as it was.
+            Error::Target(error) => error,
+            other => Self::new(other),
+        }
     }
 }

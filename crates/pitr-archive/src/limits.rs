@@ -50,3 +50,8 @@ pub const READ_CONCURRENCY: usize = 64;
 pub const MAX_KNOWN_DIRECTORIES: usize = 16 * 1024;
 /// Times that a create is repeated when the store says "exists" and then "absent".
 pub const MAX_CREATE_RACES: u32 = 5;
+
+/// Newest groups of every lineage that a catalog compares with a real listing, roll-up or not.
+pub const FRESH_GROUPS: usize = 2;
+/// Generations of one roll-up; a further one is not written.
+pub const MAX_ROLLUP_GENERATIONS: u32 = 100;

@@ -147,6 +147,11 @@ impl Objects {
         self.keys.digest_key.digest(bytes)
     }
 
+    /// Begins the digest of native bytes of this kind that come in pieces.
+    pub(crate) fn hasher(&self, kind: Kind) -> blake3::Hasher {
+        self.keys.digest_key.hasher(kind)
+    }
+
     /// Seals, checks and creates an object. `facts` stand in its plain header, readable by everybody.
     pub async fn put(&self, kind: Kind, key: &str, facts: &impl Serialize, payload: Payload) -> Result<Put> {
         let facts = serde_json::to_value(facts).map_err(|e| Error::internal(key, e))?;
