@@ -132,7 +132,8 @@ impl Table {
     fn merge(&mut self) {
         // Grown exactly: doubling would overshoot the bound on memory.
         self.sorted.reserve_exact(self.recent.len());
-        self.sorted.extend(self.recent.drain().map(|(id, place)| Entry { id: *id.bytes(), place: place.to_le_bytes() }));
+        self.sorted
+            .extend(self.recent.drain().map(|(id, place)| Entry { id: *id.bytes(), place: place.to_le_bytes() }));
         self.sorted.sort_unstable_by_key(|entry| entry.id);
     }
 }

@@ -170,7 +170,8 @@ impl IndexWriter {
         let digest = self.objects.digest(&raw);
         self.summary.objects.push(IndexDigest { bytes: raw.len() as u64, digest: hex::encode(digest) });
         let facts = IndexFacts { number, lines: std::mem::take(&mut self.lines) };
-        if let Put::Stored { stored_bytes } = self.objects.put(Kind::BaseIndex, &key, &facts, Payload::Raw(raw)).await? {
+        if let Put::Stored { stored_bytes } = self.objects.put(Kind::BaseIndex, &key, &facts, Payload::Raw(raw)).await?
+        {
             self.summary.stored += stored_bytes;
         }
         Ok(())
@@ -185,8 +186,7 @@ mod tests {
     use super::*;
 
     fn line() -> Line {
-        let info =
-            PartInfo { path: "base/5/1259".into(), kind: PartKind::File(Chunking::Fixed), mode: Some(0o600) };
+        let info = PartInfo { path: "base/5/1259".into(), kind: PartKind::File(Chunking::Fixed), mode: Some(0o600) };
         let mut line = Line::first(7, info);
         line.push(ChunkRef { pack: 3, id: ChunkId::from_digest(&[1; 32]), raw: 524_288 });
         line.push(ChunkRef { pack: 0, id: ChunkId::from_digest(&[2; 32]), raw: 8_192 });

@@ -97,11 +97,6 @@ impl PackBuilder {
         self.stored >= PACK_TARGET || self.frames.len() >= PACK_CHUNKS || self.raw >= PACK_RAW
     }
 
-    /// True while it holds nothing.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
     /// Ends the pack.
     pub(crate) fn seal(self) -> SealedPack {
         SealedPack {
@@ -209,7 +204,8 @@ mod tests {
 
     #[test]
     fn the_header_lists_a_chunk_as_id_raw_length_and_frame_length() {
-        let facts = PackFacts { chunks: vec![PackedChunk { id: ChunkId::from_digest(&[1; 32]), raw: 8_192, frame: 77 }] };
+        let facts =
+            PackFacts { chunks: vec![PackedChunk { id: ChunkId::from_digest(&[1; 32]), raw: 8_192, frame: 77 }] };
         let text = serde_json::to_string(&facts).unwrap();
         assert_eq!(text, format!(r#"{{"chunks":[["{}",8192,77]]}}"#, "01".repeat(16)));
         assert_eq!(serde_json::from_str::<PackFacts>(&text).unwrap(), facts);
