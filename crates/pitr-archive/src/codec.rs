@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use age::x25519;
 use bytes::Bytes;
 use zstd::bulk::Compressor;
-use zstd::zstd_safe::{DCtx, DParameter};
+use zstd::zstd_safe::{DCtx, DParameter, ResetDirective};
 
 use crate::keys::DigestKey;
 use crate::limits;
@@ -96,9 +96,10 @@ pub(crate) fn decompress<R: BufRead, W: Write>(
 ) -> io::Result<(u64, W)> {
     static IDLE: Pool<DCtx<'static>> = Pool::new();
     let mut context = IDLE.take().unwrap_or_else(DCtx::create);
-    context
-        .set_parameter(DParameter::WindowLogMax(limits::ZSTD_WINDOW_LOG_MAX))
-        .map_err(|code| io::Error::other(zstd::zstd_safe::get_error_name(code)))?;
+    let failed = |code| io::Error::other(zstd::zstd_safe::get_error_name(code));
+    // At its end the last use had already begun to look for a further frame.
+    context.reset(ResetDirective::SessionOnly).map_err(failed)?;
+    context.set_parameter(DParameter::WindowLogMax(limits::ZSTD_WINDOW_LOG_MAX)).map_err(failed)?;
     let mut written = 0;
     {
         let mut decoder = zstd::Decoder::with_context(plain, &mut context).take(limit.saturating_add(1));
