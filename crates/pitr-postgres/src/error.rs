@@ -1,7 +1,8 @@
 //! The one error type of this crate.
 
-use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError};
+use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
 
+use crate::base::BaseError;
 use crate::connect::ConnectError;
 use crate::wal::WalError;
 
@@ -41,6 +42,12 @@ pub enum Error {
     /// A server could not be reached, or refused.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// A base backup is not usable.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// The archive failed; its own error.
+    #[error(transparent)]
+    Port(PortError),
     /// A server of a version that is not supported.
     #[error("PostgreSQL {0} is not supported: 13 to 18 are")]
     UnsupportedServer(u32),
@@ -59,6 +66,8 @@ impl Classify for Error {
             Self::Wal(_) | Self::Rejected { .. } | Self::History { .. } => ErrorKind::Integrity,
             Self::Name(_) => ErrorKind::Failed,
             Self::Connect(error) => error.kind(),
+            Self::Base(error) => error.kind(),
+            Self::Port(error) => error.kind(),
             Self::UnsupportedServer(_) => ErrorKind::Refused,
         }
     }
@@ -76,6 +85,8 @@ impl Classify for Error {
                     .to_owned(),
             ),
             Self::Connect(error) => error.hint(),
+            Self::Base(error) => error.hint(),
+            Self::Port(error) => error.hint(),
             Self::Position(_) | Self::Name(_) | Self::UnsupportedServer(_) => None,
         }
     }

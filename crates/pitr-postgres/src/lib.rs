@@ -22,6 +22,7 @@
 //! - [`push`]: what a WAL file must fulfil before it is archived.
 //! - [`Postgres`]: the engine, as planner and archive see it.
 
+pub mod base;
 pub mod connect;
 pub mod engine;
 pub mod error;

@@ -76,3 +76,15 @@ pub const NEWEST_MAJOR: u32 = 18;
 
 /// Longest silence in the middle of a base backup. A spread checkpoint comes before it and is not counted.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(300);
+
+/// Bytes of a page of a relation. A server built with another size has its pages checked by itself alone.
+pub const RELATION_PAGE: usize = 8192;
+
+/// Damaged pages that a backup lists one by one.
+pub const MAX_DAMAGED_PAGES: usize = 1000;
+
+/// Longest line of a backup manifest, in bytes: a file path of 1024 bytes in its longest encoding, and more.
+pub const MAX_MANIFEST_LINE: usize = 64 << 10;
+
+/// Largest `backup_label` or `tablespace_map`, in bytes.
+pub const MAX_LABEL: usize = 4 << 20;
