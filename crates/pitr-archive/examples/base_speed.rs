@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use pitr_archive::base::{BaseOptions, BaseWriter, BaseWritten, Bases};
-use pitr_archive::{ArchiveId, DigestKey, Encryption, Identities, Keys, Kind, Objects, Payload, Store};
+use pitr_archive::base::{self, BaseOptions, BaseWriter, BaseWritten};
+use pitr_archive::{Access, Archive, Identities, Objects, Store};
 use pitr_core::ports::{BackupRecord, BaseReader, Chunking, PartInfo, PartKind, PartSink, PartTarget, PartWriter};
 use pitr_core::{LineageId, PortError};
 
@@ -23,10 +23,10 @@ async fn main() -> Result<()> {
     let [data, archive, target, options @ ..] = arguments.as_slice() else {
         bail!("usage: base_speed PGDATA ARCHIVE TARGET [encrypt]");
     };
-    let objects = create(Path::new(archive), options.iter().any(|option| option == "encrypt")).await?;
+    let archive = create(Path::new(archive), options.iter().any(|option| option == "encrypt")).await?;
     for round in ["first base", "second base"] {
         let begin = Instant::now();
-        let written = take(&objects, Path::new(data)).await?;
+        let written = take(archive.objects(), Path::new(data)).await?;
         let seconds = begin.elapsed().as_secs_f64();
         println!(
             "{round}: {} parts, {} MB in {seconds:.2} s = {:.0} MB/s, stored {:.2} MB, reused {:.1} MB, peak {} kB",
@@ -37,14 +37,14 @@ async fn main() -> Result<()> {
             written.reused as f64 / 1e6,
             peak_kib()?
         );
-        let bases = Bases::new(&objects, "speed");
+        let source = archive.source("speed")?;
         if round == "second base" {
             let begin = Instant::now();
-            let check = bases.verify(&written.base.id).await?;
+            let check = base::verify(&source, &written.base.id).await?;
             println!("verify: sound {} in {:.2} s", check.is_sound(), begin.elapsed().as_secs_f64());
             for pass in ["pour", "pour again"] {
                 let begin = Instant::now();
-                bases.pour(&written.base.id, &|_| true, &Directory(PathBuf::from(target))).await?;
+                source.pour(&written.base.id, &|_| true, &Directory(PathBuf::from(target))).await?;
                 println!("{pass}: {:.2} s, peak {} kB", begin.elapsed().as_secs_f64(), peak_kib()?);
             }
         }
@@ -52,18 +52,12 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn create(directory: &Path, encrypt: bool) -> Result<Objects> {
+async fn create(directory: &Path, encrypt: bool) -> Result<Archive> {
     std::fs::create_dir_all(directory)?;
     let directory = directory.canonicalize()?;
     let store = Store::open(&format!("file://{}", directory.display()), &BTreeMap::new())?;
-    let identity = age::x25519::Identity::generate();
-    let encryption =
-        if encrypt { Encryption::recipients([identity.to_public().to_string()])? } else { Encryption::Disabled };
-    let keys = Keys { encryption, identities: Identities::from(identity), digest_key: DigestKey::generate() };
-    let objects = Objects::new(store, keys, ArchiveId::generate());
-    let descriptor = Payload::Raw(bytes::Bytes::from_static(b"{}"));
-    objects.put(Kind::Archive, pitr_archive::store::DESCRIPTOR, &serde_json::json!({}), descriptor).await?;
-    Ok(objects)
+    let identity = || Identities::from(age::x25519::Identity::generate());
+    Ok(Archive::create(store, if encrypt { Access::reader(identity()) } else { Access::plain() }).await?)
 }
 
 async fn take(objects: &Objects, data: &Path) -> Result<BaseWritten<Place>> {

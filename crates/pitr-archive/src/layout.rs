@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pitr_core::{InvalidName, LineageId, SegmentName};
+use pitr_core::{BaseId, InvalidName, LineageId, SegmentName};
 
 /// Longest accepted name of a source or side file, in bytes.
 const MAX_NAME: usize = 128;
@@ -132,6 +132,26 @@ impl Layout {
     /// Prefix of the bases.
     pub fn bases(&self) -> String {
         format!("{}/base", self.root)
+    }
+
+    /// The manifest of a base.
+    pub fn manifest(&self, base: &BaseId) -> String {
+        format!("{}/{base}/manifest", self.bases())
+    }
+
+    /// The list of the packs that a base refers to.
+    pub fn base_packs(&self, base: &BaseId) -> String {
+        format!("{}/{base}/packs", self.bases())
+    }
+
+    /// One object of the index of a base, counted from 0, in at least five digits.
+    pub fn base_index(&self, base: &BaseId, number: usize) -> String {
+        format!("{}/{base}/index/{number:05}", self.bases())
+    }
+
+    /// A pack, by the base that stored it and its number within that base, in at least five digits.
+    pub fn pack(&self, base: &BaseId, sequence: u32) -> String {
+        format!("{}/{base}/{sequence:05}", self.packs())
     }
 
     /// Prefix of the packs.

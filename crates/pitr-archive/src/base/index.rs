@@ -12,6 +12,7 @@ use super::chunk::ChunkId;
 use super::limits::INDEX_OBJECT;
 use super::manifest::IndexDigest;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::objects::{Kind, Objects, Payload, Put};
 
 /// Where the content of a piece of a part is; in the index it is the array `[pack, id, raw]`.
@@ -91,11 +92,6 @@ impl Line {
     }
 }
 
-/// Key of one object of the index.
-pub(crate) fn index_key(source: &str, base: &BaseId, number: usize) -> String {
-    format!("s/{source}/base/{base}/index/{number:05}")
-}
-
 /// What the plain header of an index object says: nothing about the parts.
 #[derive(Debug, Serialize)]
 struct IndexFacts {
@@ -107,7 +103,7 @@ struct IndexFacts {
 #[derive(Debug)]
 pub(crate) struct IndexWriter {
     objects: Objects,
-    source: String,
+    layout: Layout,
     base: BaseId,
     buffer: Vec<u8>,
     lines: u64,
@@ -130,14 +126,14 @@ pub(crate) struct IndexSummary {
 
 impl IndexWriter {
     /// An empty index.
-    pub(crate) fn new(objects: Objects, source: &str, base: &BaseId) -> Self {
-        let (source, base) = (source.to_owned(), base.clone());
-        Self { objects, source, base, buffer: Vec::new(), lines: 0, summary: IndexSummary::default() }
+    pub(crate) fn new(objects: Objects, layout: &Layout, base: &BaseId) -> Self {
+        let (layout, base) = (layout.clone(), base.clone());
+        Self { objects, layout, base, buffer: Vec::new(), lines: 0, summary: IndexSummary::default() }
     }
 
     /// Adds a line; stores the lines so far if they are many.
     pub(crate) async fn add(&mut self, line: &Line) -> Result<()> {
-        let failed = |e| Error::internal(&index_key(&self.source, &self.base, self.summary.objects.len()), e);
+        let failed = |e| Error::internal(&self.layout.base_index(&self.base, self.summary.objects.len()), e);
         serde_json::to_writer(&mut self.buffer, line).map_err(failed)?;
         self.buffer.push(b'\n');
         self.lines += 1;
@@ -165,7 +161,7 @@ impl IndexWriter {
 
     async fn store(&mut self) -> Result<()> {
         let number = self.summary.objects.len();
-        let key = index_key(&self.source, &self.base, number);
+        let key = self.layout.base_index(&self.base, number);
         let raw = Bytes::from(std::mem::take(&mut self.buffer));
         let digest = self.objects.digest(&raw);
         self.summary.objects.push(IndexDigest { bytes: raw.len() as u64, digest: hex::encode(digest) });

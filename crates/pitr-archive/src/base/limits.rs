@@ -1,7 +1,8 @@
 //! Every bound of the base code, with its unit.
 //!
 //! Together they keep a backup or a restore of any database under 128 MiB: 40 MiB of known chunks, one
-//! pack being filled, one being uploaded (which the envelope holds twice), and a few chunks on their way.
+//! pack being filled, two being uploaded (which encryption holds twice), and a few chunks on their way; or
+//! one pack being delivered and three being read.
 
 /// Bytes of a chunk of a physical file. A multiple of every page size in use, so that an unchanged page
 /// range is an unchanged chunk. On a pgbench cluster 512 KiB stores 1 % less than 1 MiB, and half as much
@@ -17,8 +18,10 @@ pub(crate) const CONTENT_CHUNK_AVERAGE: usize = 512 * 1024;
 /// Largest chunk cut by content, in bytes; no chunk of any kind is larger, and a reader refuses one.
 pub(crate) const CONTENT_CHUNK_MAX: usize = 2 * 1024 * 1024;
 
-/// Compressed bytes at which a pack is sealed. It exceeds this by less than one chunk.
-pub(crate) const PACK_TARGET: usize = 16 * 1024 * 1024;
+/// Compressed bytes at which a pack is sealed; it exceeds this by less than one chunk. Large enough that a
+/// terabyte makes some tens of thousands of objects, small enough that several are in memory at once, each
+/// of them twice while it is encrypted or decrypted.
+pub(crate) const PACK_TARGET: usize = 8 * 1024 * 1024;
 
 /// Chunks at which a pack is sealed, so that its plain header stays small (about 50 bytes for each).
 pub(crate) const PACK_CHUNKS: usize = 2_048;
@@ -27,7 +30,7 @@ pub(crate) const PACK_CHUNKS: usize = 2_048;
 pub(crate) const PACK_RAW: u64 = 256 * 1024 * 1024;
 
 /// Packs on their way to the store while the next one is filled.
-pub(crate) const UPLOADS: usize = 1;
+pub(crate) const UPLOADS: usize = 2;
 
 /// Chunks that are read but not yet in a pack. With it a source that is faster than the store waits.
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 8;
@@ -50,7 +53,7 @@ pub(crate) const RECENT_CHUNKS: usize = 16 * 1024;
 pub(crate) const REUSED_BASES: usize = 2;
 
 /// Reads in flight while the headers of known packs or of bases are loaded.
-pub(crate) const HEADER_READS: usize = 16;
+pub(crate) const HEADER_READS: usize = 32;
 
 /// Chunks on one line of the index; a longer part continues on a further line.
 pub(crate) const LINE_CHUNKS: usize = 2_048;
@@ -63,7 +66,7 @@ pub(crate) const INDEX_OBJECT: usize = 4 * 1024 * 1024;
 pub(crate) const WINDOW: usize = 64 * 1024;
 
 /// Packs fetched ahead of the one that is being delivered.
-pub(crate) const FETCHES: usize = 2;
+pub(crate) const FETCHES: usize = 3;
 
 /// Threads that decompress, check and deliver, at most; never more than there are processors.
 pub(crate) const READ_WORKERS: usize = 8;

@@ -8,26 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::HEADER_READS;
 use crate::error::{Error, Result};
+use crate::layout::{Layout, SourceName};
 use crate::objects::Objects;
 
 /// A fresh name: a label for people, with enough chance in it that two bases begun in one second differ.
 pub(crate) fn new_base_id() -> Result<BaseId> {
     Ok(BaseId::new(format!("{}-{:04x}", Utc::now().format("%Y%m%dT%H%M%SZ"), rand::random::<u16>()))?)
-}
-
-/// Prefix of all bases of a source.
-pub(crate) fn bases_prefix(source: &str) -> String {
-    format!("s/{source}/base/")
-}
-
-/// Key of the manifest of a base.
-pub(crate) fn manifest_key(source: &str, base: &BaseId) -> String {
-    format!("s/{source}/base/{base}/manifest")
-}
-
-/// Key of the list of packs of a base.
-pub(crate) fn packs_key(source: &str, base: &BaseId) -> String {
-    format!("s/{source}/base/{base}/packs")
 }
 
 /// What the plain header of a manifest says: a [`Base`], its positions as text.
@@ -101,8 +87,8 @@ pub(crate) struct IndexDigest {
 }
 
 /// Names of everything that is called a base in the listing, complete or not.
-pub(crate) async fn names(objects: &Objects, source: &str) -> Result<Vec<BaseId>> {
-    let groups = objects.groups(&bases_prefix(source)).await?;
+pub(crate) async fn names(objects: &Objects, layout: &Layout) -> Result<Vec<BaseId>> {
+    let groups = objects.groups(&layout.bases()).await?;
     // Something that is no base name was not written by this program, and is no base.
     Ok(groups.iter().filter_map(|name| BaseId::new(name.as_str()).ok()).collect())
 }
@@ -112,9 +98,10 @@ pub(crate) async fn names(objects: &Objects, source: &str) -> Result<Vec<BaseId>
 /// # Errors
 /// A manifest that cannot be read or understood is an error that names it: a base is never left out silently.
 pub async fn list<E: Engine>(objects: &Objects, source: &str) -> Result<Vec<Base<E::Position>>> {
-    let mut bases: Vec<Base<E::Position>> = stream::iter(names(objects, source).await?)
+    let layout = &Layout::new(SourceName::new(source)?);
+    let mut bases: Vec<Base<E::Position>> = stream::iter(names(objects, layout).await?)
         .map(|id| async move {
-            let key = manifest_key(source, &id);
+            let key = layout.manifest(&id);
             let Some(header) = objects.header(&key).await? else { return Ok(None) };
             let facts: ManifestFacts = header.facts()?;
             if facts.base != id {

@@ -8,7 +8,8 @@
 //! s/<source>/base/<base>/manifest         written last: without it the base does not exist
 //! ```
 //!
-//! [`BaseWriter`] takes a base in, [`Bases`] gives it back and checks it, [`list`] says which ones there are.
+//! [`BaseWriter`] takes a base in, [`SourceArchive`](crate::SourceArchive) gives it back as a
+//! [`BaseReader`](pitr_core::ports::BaseReader), [`verify()`] checks it, [`list`] says which ones there are.
 //! A chunk that an earlier complete base has stored is referred to instead of being stored again.
 
 mod chunk;
@@ -29,6 +30,5 @@ mod writer;
 
 pub use manifest::list;
 pub use part::Part;
-pub use reader::Bases;
-pub use verify::{BaseCheck, Damage};
+pub use verify::{BaseCheck, Damage, verify};
 pub use writer::{BaseOptions, BaseWriter, BaseWritten};

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::chunk::ChunkId;
 use super::limits::{CONTENT_CHUNK_MAX, PACK_CHUNKS, PACK_RAW, PACK_TARGET};
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 
 /// Name of a pack: the base that stored it, and a number counted from 0 within that base.
 ///
@@ -19,9 +20,9 @@ pub(crate) struct PackName {
 }
 
 impl PackName {
-    /// Its object key within a source.
-    pub(crate) fn key(&self, source: &str) -> String {
-        format!("s/{source}/pack/{}/{:05}", self.base, self.sequence)
+    /// Its object key.
+    pub(crate) fn key(&self, layout: &Layout) -> String {
+        layout.pack(&self.base, self.sequence)
     }
 }
 

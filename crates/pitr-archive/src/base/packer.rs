@@ -11,13 +11,14 @@ use super::dedup::Dedup;
 use super::limits::UPLOADS;
 use super::pack::{PackBuilder, PackName, SealedPack};
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::objects::{Kind, Objects, Payload, Put};
 
 /// Puts new chunks into packs.
 #[derive(Debug)]
 pub(crate) struct Packer {
     objects: Objects,
-    source: String,
+    layout: Layout,
     base: BaseId,
     /// Number of the next pack.
     sequence: u32,
@@ -44,9 +45,9 @@ pub(crate) struct Packed {
 
 impl Packer {
     /// A packer for the packs of one base.
-    pub(crate) fn new(objects: Objects, source: &str, base: &BaseId) -> Self {
-        let (source, base) = (source.to_owned(), base.clone());
-        Self { objects, source, base, sequence: 0, current: None, uploads: JoinSet::new(), stored: 0 }
+    pub(crate) fn new(objects: Objects, layout: &Layout, base: &BaseId) -> Self {
+        let (layout, base) = (layout.clone(), base.clone());
+        Self { objects, layout, base, sequence: 0, current: None, uploads: JoinSet::new(), stored: 0 }
     }
 
     /// Adds a chunk to the current pack; waits if the pack is full and the store is still busy with the last.
@@ -90,7 +91,7 @@ impl Packer {
     async fn ship(&mut self) -> Result<()> {
         let Some(filling) = self.current.take() else { return Ok(()) };
         self.wait_for_uploads(UPLOADS - 1).await?;
-        let (objects, key) = (self.objects.clone(), filling.name.key(&self.source));
+        let (objects, key) = (self.objects.clone(), filling.name.key(&self.layout));
         self.uploads.spawn(async move { upload(&objects, &key, filling.pack.seal()).await });
         Ok(())
     }

@@ -12,55 +12,23 @@ use super::deliver::{blocking, deliver, differing};
 use super::fetch::FetchedPack;
 use super::index::Line;
 use super::limits::{FETCHES, SMALL_PART};
-use super::manifest::{Contents, manifest_key, packs_key};
+use super::manifest::Contents;
 use super::pack::PackList;
 use super::window::{Want, Window, Windows, is_file};
 use super::writer::read_packs;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::objects::Objects;
+use crate::source::SourceArchive;
 
-/// The bases of one source, to be read.
-#[derive(Debug, Clone)]
-pub struct Bases {
-    pub(crate) objects: Objects,
-    pub(crate) source: String,
-}
-
-impl Bases {
-    /// The bases of `source` in an archive.
-    pub fn new(objects: &Objects, source: &str) -> Self {
-        Self { objects: objects.clone(), source: source.to_owned() }
-    }
-
-    pub(crate) async fn open(&self, base: &BaseId) -> Result<OpenBase<'_>> {
-        let key = manifest_key(&self.source, base);
-        let Some(manifest) = self.objects.get(&key).await? else {
-            return Err(Error::NoBase { base: base.to_string(), of: self.source.clone() });
-        };
-        let contents: Contents = serde_json::from_slice(&manifest.raw)
-            .map_err(|e| Error::corrupt(&key, format!("payload of the manifest: {e}")))?;
-        let packs_key = packs_key(&self.source, base);
-        let missing = || Error::Missing { key: packs_key.clone(), base: base.to_string() };
-        let packs = read_packs(&self.objects, &packs_key).await?.ok_or_else(missing)?;
-        let text = serde_json::to_vec(&packs).map_err(|e| Error::internal(&packs_key, e))?;
-        if hex::encode(self.objects.digest(&text)) != contents.packs {
-            return Err(Error::corrupt(
-                &packs_key,
-                "it is not the list that the manifest of the base was written with",
-            ));
-        }
-        Ok(OpenBase { objects: &self.objects, source: &self.source, base: base.clone(), contents, packs })
-    }
-}
-
-impl BaseReader for Bases {
+impl BaseReader for SourceArchive {
     async fn pour<T: PartTarget>(
         &self,
         base: &BaseId,
         wanted: &(dyn Fn(&PartInfo) -> bool + Sync),
         into: &T,
     ) -> std::result::Result<(), PortError> {
-        let base = self.open(base).await?;
+        let base = OpenBase::open(self, base).await?;
         let mut windows = base.windows();
         while let Some(window) = windows.next(wanted).await? {
             base.pour_window(&window, into).await?;
@@ -69,7 +37,7 @@ impl BaseReader for Bases {
     }
 
     async fn small_part(&self, base: &BaseId, path: &str) -> std::result::Result<Option<Bytes>, PortError> {
-        let base = self.open(base).await?;
+        let base = OpenBase::open(self, base).await?;
         Ok(base.small_part(path).await?)
     }
 }
@@ -78,24 +46,43 @@ impl BaseReader for Bases {
 #[derive(Debug)]
 pub(crate) struct OpenBase<'a> {
     pub(crate) objects: &'a Objects,
-    source: &'a str,
+    layout: &'a Layout,
     pub(crate) base: BaseId,
     pub(crate) contents: Contents,
     packs: PackList,
 }
 
-impl OpenBase<'_> {
+impl<'a> OpenBase<'a> {
+    /// Reads what must be known of a base before anything else.
+    pub(crate) async fn open(source: &'a SourceArchive, base: &BaseId) -> Result<Self> {
+        let (objects, layout) = (source.objects(), source.layout());
+        let key = layout.manifest(base);
+        let Some(manifest) = objects.get(&key).await? else {
+            return Err(Error::NoBase { base: base.to_string(), of: source.name().to_string() });
+        };
+        let contents: Contents = serde_json::from_slice(&manifest.raw)
+            .map_err(|e| Error::corrupt(&key, format!("payload of the manifest: {e}")))?;
+        let key = layout.base_packs(base);
+        let missing = || Error::Missing { key: key.clone(), base: base.to_string() };
+        let packs = read_packs(objects, &key).await?.ok_or_else(missing)?;
+        let text = serde_json::to_vec(&packs).map_err(|e| Error::internal(&key, e))?;
+        if hex::encode(objects.digest(&text)) != contents.packs {
+            return Err(Error::corrupt(&key, "it is not the list that the manifest of the base was written with"));
+        }
+        Ok(Self { objects, layout, base: base.clone(), contents, packs })
+    }
+
     /// Its index, from the beginning.
     pub(crate) fn windows(&self) -> Windows<'_> {
-        Windows::new(self.objects, self.source, &self.base, &self.contents)
+        Windows::new(self.objects, self.layout, &self.base, &self.contents)
     }
 
     /// Begins to read a pack in the background.
     pub(crate) fn fetch(&self, number: u32) -> Result<JoinHandle<Result<FetchedPack>>> {
         let unknown = || format!("pack {number} is not in the list of base {}", self.base);
         let name = self.packs.get(number);
-        let name = name.ok_or_else(|| Error::corrupt(&packs_key(self.source, &self.base), unknown()))?;
-        let (objects, key, base) = (self.objects.clone(), name.key(self.source), self.base.clone());
+        let name = name.ok_or_else(|| Error::corrupt(&self.layout.base_packs(&self.base), unknown()))?;
+        let (objects, key, base) = (self.objects.clone(), name.key(self.layout), self.base.clone());
         Ok(tokio::spawn(async move { FetchedPack::fetch(&objects, key, &base).await }))
     }
 

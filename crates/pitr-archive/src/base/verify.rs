@@ -9,9 +9,10 @@ use super::deliver::{blocking, each_chunk, wrong_length};
 use super::fetch::FetchedPack;
 use super::limits::{DAMAGED_PARTS, DAMAGES};
 use super::packer::lock;
-use super::reader::{Bases, OpenBase, joined};
+use super::reader::{OpenBase, joined};
 use super::window::{Group, Want, Window};
 use crate::error::{Error, Result};
+use crate::source::SourceArchive;
 
 /// What a verification of a base found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,20 +50,18 @@ pub struct Damage {
     pub more: u64,
 }
 
-impl Bases {
-    /// Reads everything that the base consists of and checks each digest.
-    ///
-    /// # Errors
-    /// Only what keeps it from finding out: no such base, no identity, a store that does not answer. Damage
-    /// is not an error but the result.
-    pub async fn verify(&self, base: &BaseId) -> Result<BaseCheck> {
-        let mut findings = Findings::default();
-        match self.open(base).await {
-            Ok(open) => open.verify(&mut findings).await?,
-            Err(error) => findings.add_object(error)?,
-        }
-        Ok(findings.into_check(base.clone()))
+/// Reads everything that a base consists of and checks each digest.
+///
+/// # Errors
+/// Only what keeps it from finding out: no such base, no identity, a store that does not answer. Damage is
+/// not an error but the result.
+pub async fn verify(source: &SourceArchive, base: &BaseId) -> Result<BaseCheck> {
+    let mut findings = Findings::default();
+    match OpenBase::open(source, base).await {
+        Ok(open) => open.verify(&mut findings).await?,
+        Err(error) => findings.add_object(error)?,
     }
+    Ok(findings.into_check(base.clone()))
 }
 
 impl OpenBase<'_> {

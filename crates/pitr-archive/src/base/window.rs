@@ -7,10 +7,11 @@ use pitr_core::BaseId;
 use pitr_core::ports::{PartInfo, PartKind};
 
 use super::chunk::ChunkId;
-use super::index::{Line, index_key};
+use super::index::Line;
 use super::limits::WINDOW;
 use super::manifest::Contents;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::objects::Objects;
 
 /// A stretch of the index.
@@ -56,7 +57,7 @@ pub(crate) struct Want {
 #[derive(Debug)]
 pub(crate) struct Windows<'a> {
     objects: &'a Objects,
-    source: &'a str,
+    layout: &'a Layout,
     base: &'a BaseId,
     contents: &'a Contents,
     long_parts: HashMap<u64, u64>,
@@ -76,9 +77,9 @@ struct Lines {
 
 impl<'a> Windows<'a> {
     /// From the beginning of the index; a damaged index object is an error.
-    pub(crate) fn new(objects: &'a Objects, source: &'a str, base: &'a BaseId, contents: &'a Contents) -> Self {
+    pub(crate) fn new(objects: &'a Objects, layout: &'a Layout, base: &'a BaseId, contents: &'a Contents) -> Self {
         let long_parts = contents.long_parts.iter().copied().collect();
-        Self { objects, source, base, contents, long_parts, next: 0, skipped: None, lines: Lines::default() }
+        Self { objects, layout, base, contents, long_parts, next: 0, skipped: None, lines: Lines::default() }
     }
 
     /// Goes on after a damaged index object, and collects what was wrong.
@@ -113,7 +114,7 @@ impl<'a> Windows<'a> {
                 return Ok(Some(line));
             }
             let Some(expected) = self.contents.index.get(self.next) else { return Ok(None) };
-            let key = index_key(self.source, self.base, self.next);
+            let key = self.layout.base_index(self.base, self.next);
             self.next += 1;
             match (self.read(&key, expected.bytes, &expected.digest).await, &mut self.skipped) {
                 (Ok(text), _) => self.lines = Lines { key, text },

@@ -15,11 +15,12 @@ use super::compress::Compressors;
 use super::dedup::Dedup;
 use super::index::{ChunkRef, IndexWriter, Line};
 use super::limits::{CHUNKS_IN_FLIGHT, HEADER_READS, OPEN_FILES, REUSED_BASES, WRITE_WORKERS};
-use super::manifest::{self, Contents, ManifestFacts, manifest_key, new_base_id, packs_key};
+use super::manifest::{self, Contents, ManifestFacts, new_base_id};
 use super::pack::{PackFacts, PackList};
 use super::packer::{Packer, lock};
 use super::part::Part;
 use crate::error::{Error, Result};
+use crate::layout::{Layout, SourceName};
 use crate::limits::ZSTD_LEVEL;
 use crate::objects::{Kind, Objects, Payload, Put};
 
@@ -66,10 +67,11 @@ pub struct BaseWriter {
 impl BaseWriter {
     /// Begins a base of `source` under a fresh name, and learns what can be reused.
     pub async fn begin(objects: &Objects, source: &str, options: &BaseOptions) -> Result<Self> {
+        let layout = Layout::new(SourceName::new(source)?);
         let id = new_base_id()?;
         let mut dedup = Dedup::new();
-        learn(objects, source, options.reuse, &mut dedup).await?;
-        Ok(Self { intake: Arc::new(Intake::new(objects, source, id, options, dedup)) })
+        learn(objects, &layout, options.reuse, &mut dedup).await?;
+        Ok(Self { intake: Arc::new(Intake::new(objects, layout, id, options, dedup)) })
     }
 
     /// Name of the base.
@@ -125,8 +127,8 @@ impl PartSink for BaseWriter {
 }
 
 /// Learns the chunks of the newest complete bases, newest first, until the table is full.
-async fn learn(objects: &Objects, source: &str, bases: usize, dedup: &mut Dedup) -> Result<()> {
-    let mut names = manifest::names(objects, source).await?;
+async fn learn(objects: &Objects, layout: &Layout, bases: usize, dedup: &mut Dedup) -> Result<()> {
+    let mut names = manifest::names(objects, layout).await?;
     // A label's time is no order to rely on; here it only chooses what is more likely to be found again.
     names.sort_by(|a, b| b.cmp(a));
     let mut reused = 0;
@@ -135,26 +137,26 @@ async fn learn(objects: &Objects, source: &str, bases: usize, dedup: &mut Dedup)
             break;
         }
         // Only packs of a complete base may be referred to: others may be swept at any time.
-        if objects.header(&manifest_key(source, &base)).await?.is_none() {
+        if objects.header(&layout.manifest(&base)).await?.is_none() {
             continue;
         }
-        learn_base(objects, source, &base, dedup).await?;
+        learn_base(objects, layout, &base, dedup).await?;
         reused += 1;
     }
     Ok(())
 }
 
-async fn learn_base(objects: &Objects, source: &str, base: &BaseId, dedup: &mut Dedup) -> Result<()> {
-    let Some(list) = read_packs(objects, &packs_key(source, base)).await? else {
+async fn learn_base(objects: &Objects, layout: &Layout, base: &BaseId, dedup: &mut Dedup) -> Result<()> {
+    let Some(list) = read_packs(objects, &layout.base_packs(base)).await? else {
         tracing::warn!(%base, "the list of packs is missing: nothing of this base is reused");
         return Ok(());
     };
     let mut headers = stream::iter(list.iter())
-        .map(|name| async move { (objects.header(&name.key(source)).await, name) })
+        .map(|name| async move { (objects.header(&name.key(layout)).await, name) })
         .buffered(HEADER_READS);
     while let Some((header, name)) = headers.next().await {
         let Some(header) = header? else {
-            tracing::warn!(pack = name.key(source), "a pack is missing: its chunks are stored again");
+            tracing::warn!(pack = name.key(layout), "a pack is missing: its chunks are stored again");
             continue;
         };
         let place = dedup.add_pack(&name);
@@ -180,7 +182,7 @@ pub(crate) async fn read_packs(objects: &Objects, key: &str) -> Result<Option<Pa
 #[derive(Debug)]
 pub(crate) struct Intake {
     objects: Objects,
-    source: String,
+    layout: Layout,
     id: BaseId,
     compressors: Compressors,
     workers: Semaphore,
@@ -211,12 +213,12 @@ enum Digested {
 }
 
 impl Intake {
-    fn new(objects: &Objects, source: &str, id: BaseId, options: &BaseOptions, dedup: Dedup) -> Self {
+    fn new(objects: &Objects, layout: Layout, id: BaseId, options: &BaseOptions, dedup: Dedup) -> Self {
         Self {
-            packer: tokio::sync::Mutex::new(Packer::new(objects.clone(), source, &id)),
-            index: tokio::sync::Mutex::new(IndexWriter::new(objects.clone(), source, &id)),
+            packer: tokio::sync::Mutex::new(Packer::new(objects.clone(), &layout, &id)),
+            index: tokio::sync::Mutex::new(IndexWriter::new(objects.clone(), &layout, &id)),
             objects: objects.clone(),
-            source: source.to_owned(),
+            layout,
             id,
             compressors: Compressors::new(options.level),
             workers: Semaphore::new(options.workers.max(1)),
@@ -342,7 +344,7 @@ impl Intake {
 
     /// Stores the list of packs; returns its size in the store, and its digest in hex.
     async fn store_packs(&self) -> Result<(u64, String)> {
-        let key = packs_key(&self.source, &self.id);
+        let key = self.layout.base_packs(&self.id);
         let (text, packs) = {
             let dedup = lock(&self.dedup);
             (serde_json::to_vec(dedup.list()), dedup.list().len())
@@ -357,7 +359,7 @@ impl Intake {
     }
 
     async fn store_manifest(&self, facts: &ManifestFacts, contents: &Contents) -> Result<()> {
-        let key = manifest_key(&self.source, &self.id);
+        let key = self.layout.manifest(&self.id);
         let raw = serde_json::to_vec(contents).map_err(|e| Error::internal(&key, e))?;
         self.objects.put(Kind::Base, &key, facts, Payload::Raw(raw.into())).await?;
         Ok(())
