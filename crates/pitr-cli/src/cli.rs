@@ -208,7 +208,13 @@ pub struct WalPrefetch {
 pub struct TargetArgs {
     /// Keep everything up to and including this: latest, 2026-09-07T02:57:00+02:00, "2026-09-07 02:57 Europe/Berlin",
     /// "15m ago", lsn:4A/9C3F1E88, xid:88120412, name:before_deploy
-    #[arg(long, visible_alias = "at", value_name = "TARGET", required_unless_present = "before", conflicts_with = "before")]
+    #[arg(
+        long,
+        visible_alias = "at",
+        value_name = "TARGET",
+        required_unless_present = "before",
+        conflicts_with = "before"
+    )]
     pub to: Option<String>,
     /// Keep everything before this, and not the thing itself
     #[arg(long, value_name = "TARGET")]

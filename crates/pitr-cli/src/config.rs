@@ -69,8 +69,6 @@ pub struct Source {
     pub url: Option<String>,
     /// File with the password, readable by its owner only.
     pub password_file: Option<PathBuf>,
-    /// Directory for prefetched log; a directory of the system's temporary files if not given.
-    pub spool: Option<PathBuf>,
 }
 
 /// The engines that a source can have.
@@ -133,7 +131,8 @@ impl Config {
         for (keys, value) in overrides {
             set(&mut table, keys, value)?;
         }
-        let mut config: Self = toml::Value::Table(table).try_into().map_err(|error| unreadable("environment", &error))?;
+        let mut config: Self =
+            toml::Value::Table(table).try_into().map_err(|error| unreadable("environment", &error))?;
         config.path = path;
         config.refuse_secrets()?;
         Ok(config)
@@ -157,8 +156,10 @@ impl Config {
         let known = || self.sources.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
         match name {
             Some(name) => self.sources.get(name).map(|source| (name, source)).ok_or_else(|| {
-                let failure =
-                    Failure::new(ErrorKind::Usage, format!("no source {name:?} in the configuration; it has: {}", known()));
+                let failure = Failure::new(
+                    ErrorKind::Usage,
+                    format!("no source {name:?} in the configuration; it has: {}", known()),
+                );
                 match closest(name, self.sources.keys().map(String::as_str)) {
                     Some(close) => failure.next(format!("did you mean {close}?")),
                     None => failure,
@@ -170,8 +171,10 @@ impl Config {
                     (Some((name, source)), None) => Ok((name, source)),
                     (None, _) => Err(Failure::new(ErrorKind::Usage, "the configuration has no source")
                         .next("add a [sources.NAME] section with engine and url, or run pitr init")),
-                    _ => Err(Failure::new(ErrorKind::Usage, format!("which source? the configuration has: {}", known()))
-                        .next("name it, or set PITR_SOURCE")),
+                    _ => {
+                        Err(Failure::new(ErrorKind::Usage, format!("which source? the configuration has: {}", known()))
+                            .next("name it, or set PITR_SOURCE"))
+                    }
                 }
             }
         }
@@ -237,7 +240,10 @@ fn set(table: &mut toml::Table, keys: &[String], text: &str) -> Result<(), Failu
     for key in way {
         let entry = place.entry(key.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         place = entry.as_table_mut().ok_or_else(|| {
-            Failure::new(ErrorKind::Usage, format!("{OVERRIDE_PREFIX}{}: {key} is not a section", keys.join("__").to_uppercase()))
+            Failure::new(
+                ErrorKind::Usage,
+                format!("{OVERRIDE_PREFIX}{}: {key} is not a section", keys.join("__").to_uppercase()),
+            )
         })?;
     }
     let parsed = toml::from_str::<toml::Table>(&format!("v = {text}")).ok().and_then(|mut table| table.remove("v"));

@@ -13,12 +13,16 @@ pub struct Failure {
     pub message: String,
     /// Commands or steps that lead on, the likeliest first.
     pub next: Vec<String>,
+    /// A whole screen that explains it, printed instead of message and steps.
+    pub screen: Option<String>,
+    /// What a script may want to know.
+    pub data: Option<serde_json::Value>,
 }
 
 impl Failure {
     /// A failure with a message of the program's own.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), next: Vec::new() }
+        Self { kind, message: message.into(), next: Vec::new(), screen: None, data: None }
     }
 
     /// Adds a step that leads on.
@@ -53,7 +57,7 @@ impl<E: Classify> From<E> for Failure {
             }
             source = cause.source();
         }
-        Self { kind: error.kind(), message, next: error.hint().into_iter().collect() }
+        Self { next: error.hint().into_iter().collect(), ..Self::new(error.kind(), message) }
     }
 }
 

@@ -2,3 +2,30 @@
 
 /// Segments fetched ahead of a replaying server; with 16 MiB segments the spool holds 256 MiB at most.
 pub const PREFETCH_SEGMENTS: u32 = 16;
+
+/// A pushed WAL file is read in pieces of this size; up to it, at once. The size of an archived segment at most.
+pub const PUSH_PIECE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Files of the spool that are fetched at the same time.
+pub const PREFETCH_CONCURRENCY: usize = 2;
+
+/// No file that PostgreSQL archives is larger: the largest segment size there is.
+pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// How often `backup` looks whether the log that its base needs has arrived.
+pub const WAIT_FOR_LOG_POLL: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Gaps that `status` prints; `list` prints all.
+pub const SHOWN_GAPS: usize = 5;
+
+/// `status` warns when the archived log ends longer ago.
+pub const LOG_TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::hours(1);
+
+/// `status` warns when the newest base is older.
+pub const BASE_TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::days(8);
+
+/// Damaged objects that `verify` prints; its JSON has all.
+pub const SHOWN_DAMAGES: usize = 20;
+
+/// Objects that `verify` reads at the same time; each is at most 64 MiB.
+pub const VERIFY_CONCURRENCY: usize = 2;

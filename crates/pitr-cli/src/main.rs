@@ -1,3 +1,127 @@
-//! The `pitr` program.
+//! The `pitr` program: one file per verb, and the one `match` on the kind of engine.
+//!
+//! ```text
+//! pitr status
+//! pitr plan orders --to '15m ago'
+//! pitr restore orders --to '15m ago' --into /srv/orders-restored --start
+//! ```
 
-fn main() {}
+mod cli;
+mod config;
+mod context;
+mod failure;
+mod limits;
+mod planning;
+mod postgres;
+mod progress;
+mod report;
+mod spool;
+mod time;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use pitr_core::ErrorKind;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Verb, Wal};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::report::Report;
+
+/// Exit code of an interrupted run, as shells give it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    start_log(&cli);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let failure = Failure::new(ErrorKind::Failed, format!("cannot start: {error}"));
+            return if is_fetch(&cli.verb) {
+                verbs::wal_fetch::fault(&failure, false)
+            } else {
+                report::print_failure(&failure, cli.output)
+            };
+        }
+    };
+    match cli.verb {
+        // PostgreSQL reads these exit codes in its own way.
+        Verb::Wal(Wal::Fetch(ref args)) => runtime.block_on(verbs::wal_fetch::run(&cli, args)),
+        Verb::Wal(Wal::Prefetch(ref args)) => runtime.block_on(verbs::wal_prefetch::run(&cli, args)),
+        _ => runtime.block_on(interruptible(&cli)),
+    }
+}
+
+/// Runs a verb until it is done or interrupted. Every verb may be run again after an interruption.
+async fn interruptible(cli: &Cli) -> ExitCode {
+    tokio::select! {
+        result = run(cli) => match result {
+            Ok(report) => report.print(cli.output),
+            Err(failure) => report::print_failure(&failure, cli.output),
+        },
+        signal = tokio::signal::ctrl_c() => {
+            match signal {
+                Ok(()) => eprintln!("pitr: interrupted; the same command goes on where it can"),
+                Err(error) => eprintln!("pitr: cannot wait for signals: {error}"),
+            }
+            ExitCode::from(INTERRUPTED)
+        }
+    }
+}
+
+async fn run(cli: &Cli) -> Result<Report, Failure> {
+    let config = cli.config.as_deref();
+    match &cli.verb {
+        Verb::Init(args) => verbs::init::run(config, args).await,
+        Verb::Key(args) => verbs::key::run(config, args).await,
+        Verb::Grants(args) => verbs::grants::run(args),
+        Verb::Completions { shell } => verbs::completions::completions(*shell),
+        Verb::Man => verbs::completions::man(),
+        Verb::Check(args) => verbs::check::run(&Context::load(config)?, args).await,
+        Verb::Backup(args) => verbs::backup::run(&Context::load(config)?, args, cli.quiet).await,
+        Verb::Wal(Wal::Push(args)) => verbs::wal_push::run(&Context::load(config)?, args).await,
+        Verb::Wal(Wal::Fetch(_) | Wal::Prefetch(_)) => {
+            Err(Failure::new(ErrorKind::Failed, "the fetch hooks are not run as ordinary verbs"))
+        }
+        Verb::Status(args) => verbs::status::run(&Context::load(config)?, args).await,
+        Verb::List(args) => verbs::list::run(&Context::load(config)?, args).await,
+        Verb::Plan(args) => verbs::plan::run(&Context::load(config)?, args).await,
+        Verb::Restore(args) => verbs::restore::run(&Context::load(config)?, args, cli.quiet).await,
+        Verb::Verify(args) => verbs::verify::run(&Context::load(config)?, args, cli.quiet).await,
+    }
+}
+
+fn is_fetch(verb: &Verb) -> bool {
+    matches!(verb, Verb::Wal(Wal::Fetch(_)))
+}
+
+/// A `restore_command` with a typing error must not look like the end of the log.
+fn usage(error: &clap::Error) -> ExitCode {
+    // Nothing is left to do if the terminal is gone.
+    let _ = error.print();
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
+    let is_fetch = words.any(|word| word == "wal") && words.any(|word| word == "fetch");
+    match error.exit_code() {
+        0 => ExitCode::SUCCESS,
+        _ if is_fetch => ExitCode::from(verbs::wal_fetch::FAULT),
+        _ => ExitCode::from(ErrorKind::Usage.exit_code()),
+    }
+}
+
+fn start_log(cli: &Cli) {
+    let level = match (cli.quiet, cli.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("PITR_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+}

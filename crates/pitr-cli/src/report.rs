@@ -94,7 +94,7 @@ pub fn print_failure(failure: &Failure, format: Format) -> ExitCode {
         Format::Json => print_json(&json!({
             "schema": "pitr.error/1",
             "success": false,
-            "data": null,
+            "data": failure.data,
             "warnings": [],
             "errors": [{
                 "code": failure.kind.code(),
@@ -109,6 +109,10 @@ pub fn print_failure(failure: &Failure, format: Format) -> ExitCode {
 
 /// Prints a failure on stderr, as text.
 pub fn eprint_failure(failure: &Failure) {
+    if let Some(screen) = &failure.screen {
+        eprintln!("{}", screen.trim_end());
+        return;
+    }
     eprintln!("pitr: {}", escape(&failure.message));
     for step in &failure.next {
         eprintln!("  next: {}", escape(step));
@@ -131,5 +135,7 @@ fn print_lines(text: &str) {
 
 /// Makes control characters visible, so that a name from a database cannot steer the terminal.
 pub fn escape(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() }).collect()
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }

@@ -154,3 +154,13 @@ pub(crate) fn check_name(what: &'static str, text: &str, max: usize) -> Result<(
     }
     Ok(())
 }
+
+impl Classify for InvalidName {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}

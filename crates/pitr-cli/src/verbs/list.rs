@@ -1,0 +1,93 @@
+//! `pitr list`: bases, log ranges and the tree of histories.
+
+use pitr_core::{Catalog, Span};
+use pitr_plan::{GapReport, gaps};
+use pitr_postgres::{PgPosition, Postgres};
+use serde_json::json;
+
+use crate::cli::MaybeSource;
+use crate::context::{Context, Purpose};
+use crate::failure::Failure;
+use crate::planning::describe;
+use crate::report::Report;
+use crate::time;
+use crate::verbs::status::gap_text;
+
+/// Lists one source.
+pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
+    let (name, _) = context.config.source(args.source.as_deref())?;
+    let archive = context.source(name, Purpose::Write).await?;
+    let catalog = archive.catalog::<Postgres>().await?;
+    let ranges = ranges(&catalog);
+    let gaps = gaps::<Postgres>(&catalog);
+
+    let mut text = format!("{name}: {} lineages, {} bases\n", catalog.lineages.len(), catalog.bases.len());
+    for lineage in &catalog.lineages {
+        let from = lineage.fork.as_ref().map(|fork| format!(", left {} at {}", fork.parent, describe(&fork.parent_at)));
+        text.push_str(&format!("\nlineage {}{}\n", lineage.id, from.unwrap_or_default()));
+        for range in ranges.iter().filter(|range| range.lineage == lineage.id) {
+            text.push_str(&format!("  log   {}\n", range_text(range)));
+        }
+        let mut bases: Vec<_> = catalog.bases.iter().filter(|base| base.lineage == lineage.id).collect();
+        bases.sort_by(|a, b| a.consistent.partial_cmp(&b.consistent).unwrap_or(std::cmp::Ordering::Equal));
+        for base in bases {
+            text.push_str(&format!(
+                "  base  {}  {} ({} stored), consistent at {}, {}\n",
+                base.id,
+                time::bytes(base.bytes),
+                time::bytes(base.stored),
+                describe(&base.consistent),
+                time::utc(base.taken.1),
+            ));
+        }
+        for gap in gaps.iter().filter(|gap| gap.lineage == lineage.id) {
+            text.push_str(&format!("  GAP   {}\n", gap_text(gap)));
+        }
+    }
+    let data = json!({
+        "source": name,
+        "lineages": catalog.lineages.iter().map(|lineage| json!({
+            "id": lineage.id, "ordinal": lineage.ordinal, "parent": lineage.fork.as_ref().map(|fork| &fork.parent),
+            "left_at": lineage.fork.as_ref().map(|fork| fork.parent_at.to_string()), "facts": lineage.facts,
+        })).collect::<Vec<_>>(),
+        "log": ranges.iter().map(|range| json!({
+            "lineage": range.lineage, "start": range.start.to_string(), "end": range.end.to_string(),
+            "segments": range.count, "bytes": range.bytes, "commits": range.commits.count,
+            "first_commit": range.commits.min, "last_commit": range.commits.max,
+        })).collect::<Vec<_>>(),
+        "bases": catalog.bases.iter().map(|base| json!({
+            "id": base.id, "lineage": base.lineage, "start": base.start.to_string(), "consistent": base.consistent.to_string(),
+            "taken": [base.taken.0, base.taken.1], "bytes": base.bytes, "stored_bytes": base.stored, "facts": base.facts,
+        })).collect::<Vec<_>>(),
+        "gaps": gaps.iter().map(GapReport::from).collect::<Vec<_>>(),
+    });
+    Ok(Report::new("pitr.list/1", data, text).next(format!("pitr plan {name} --to latest")))
+}
+
+/// Unbroken stretches of log of one lineage.
+fn ranges(catalog: &Catalog<PgPosition>) -> Vec<Span<PgPosition>> {
+    let mut ranges: Vec<Span<PgPosition>> = Vec::new();
+    for span in &catalog.spans {
+        match ranges.last_mut() {
+            Some(last) if last.lineage == span.lineage && last.continued_by(span) => {
+                last.last = span.last.clone();
+                last.end = span.end;
+                last.count += span.count;
+                last.bytes += span.bytes;
+                last.commits.extend(&span.commits);
+            }
+            // Wholly inside what is there already: an unfinished copy of a sealed segment.
+            Some(last) if last.lineage == span.lineage && span.end <= last.end => {}
+            _ => ranges.push(span.clone()),
+        }
+    }
+    ranges
+}
+
+fn range_text(range: &Span<PgPosition>) -> String {
+    let times = match (range.commits.min, range.commits.max) {
+        (Some(min), Some(max)) => format!("{} commits {} -> {}", range.commits.count, time::utc(min), time::utc(max)),
+        _ => "no commits".to_owned(),
+    };
+    format!("{} -> {}, {} segments, {times}", describe(&range.start), describe(&range.end), range.count)
+}

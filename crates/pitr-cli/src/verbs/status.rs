@@ -1,0 +1,200 @@
+//! `pitr status`: am I protected now, what can I reach, what is missing, what next.
+
+use pitr_archive::SourceArchive;
+use pitr_core::{Base, Catalog, Gap, Timestamp};
+use pitr_plan::{GapReport, Window, gaps, windows};
+use pitr_postgres::{PgPosition, Postgres};
+use serde_json::{Value, json};
+
+use crate::cli::MaybeSource;
+use crate::context::{Context, Purpose};
+use crate::failure::Failure;
+use crate::limits::{BASE_TOO_OLD, LOG_TOO_OLD, SHOWN_GAPS};
+use crate::planning::describe;
+use crate::report::{Report, Warning};
+use crate::time;
+
+/// Shows one source or all.
+pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
+    let names: Vec<&str> = match &args.source {
+        Some(name) => vec![context.config.source(Some(name))?.0],
+        None => context.config.sources.keys().map(String::as_str).collect(),
+    };
+    if names.is_empty() {
+        context.config.source(None)?;
+    }
+    let archive = context.archive(Purpose::Write).await?;
+    let now = time::now();
+    let mut report = Report::new(
+        "pitr.status/1",
+        Value::Null,
+        format!("pitr {}   {}   archive {}\n", env!("CARGO_PKG_VERSION"), time::utc(now), archive.store().label()),
+    );
+    let mut data = Vec::new();
+    for name in names {
+        let source = archive.source(name)?;
+        let status = Status::read(&source, now).await?;
+        report.text.push_str(&status.text(name));
+        report.warnings.extend(status.warnings(name));
+        report.next.push(status.next(name));
+        data.push(status.data(name));
+    }
+    report.data = json!({ "archive": archive.id().as_str(), "url": archive.store().label(), "sources": data });
+    Ok(report)
+}
+
+/// What there is to say about one source.
+struct Status {
+    now: Timestamp,
+    catalog: Catalog<PgPosition>,
+    windows: Vec<Window<PgPosition>>,
+    gaps: Vec<Gap<PgPosition>>,
+}
+
+impl Status {
+    async fn read(source: &SourceArchive, now: Timestamp) -> Result<Self, Failure> {
+        let catalog = source.catalog::<Postgres>().await?;
+        let (windows, gaps) = (windows::<Postgres>(&catalog), gaps::<Postgres>(&catalog));
+        Ok(Self { now, catalog, windows, gaps })
+    }
+
+    /// The window that goes on to the end of the newest history.
+    fn current(&self) -> Option<&Window<PgPosition>> {
+        let newest = self.windows.first().map(|window| &window.leaf)?;
+        self.windows.iter().find(|window| window.newest && window.leaf == *newest)
+    }
+
+    fn newest_base(&self) -> Option<&Base<PgPosition>> {
+        self.current().and_then(|window| self.catalog.bases.iter().find(|base| base.id == window.newest_base))
+    }
+
+    fn segments(&self) -> (u64, u64) {
+        self.catalog.spans.iter().fold((0, 0), |(count, bytes), span| (count + span.count, bytes + span.bytes))
+    }
+
+    fn state(&self) -> &'static str {
+        match (self.current(), self.gaps.is_empty()) {
+            (None, _) => "NOT RESTORABLE",
+            (Some(_), false) => "GAP",
+            (Some(_), true) => "OK",
+        }
+    }
+
+    fn text(&self, name: &str) -> String {
+        let mut out = format!("\n{name}   {}   {}\n", Self::ENGINE, self.state());
+        let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<14}{text}\n"));
+        for window in &self.windows {
+            line("window", self.window_text(window));
+            line("", format!("from {} to {}", describe(&window.start), describe(&window.end)));
+        }
+        match self.newest_base() {
+            Some(base) => {
+                let (bytes, age) = (time::bytes(base.bytes), time::full(base.taken.1, self.now));
+                line("newest base", format!("{} {bytes}, {age}", base.id));
+            }
+            None => line("newest base", "none that the newest log continues".to_owned()),
+        }
+        let (segments, bytes) = self.segments();
+        line("log", format!("{segments} segments, {} before compression", time::bytes(bytes)));
+        for gap in self.gaps.iter().take(SHOWN_GAPS) {
+            line("GAP", gap_text(gap));
+        }
+        if self.gaps.len() > SHOWN_GAPS {
+            line("", format!("and {} more: pitr list {name}", self.gaps.len() - SHOWN_GAPS));
+        }
+        out
+    }
+
+    fn window_text(&self, window: &Window<PgPosition>) -> String {
+        let from = time::utc(window.start_time);
+        match window.end_time {
+            Some(end) => format!("{from} -> {} ({}), {} bases", time::utc(end), time::age(end, self.now), window.bases),
+            None => format!("{from} -> no commit archived yet, {} bases", window.bases),
+        }
+    }
+
+    fn warnings(&self, name: &str) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        let mut warn =
+            |code, message: String, next: &[String]| warnings.push(Warning { code, message, next: next.to_vec() });
+        for gap in &self.gaps {
+            warn(
+                "gap",
+                format!("{name}: gap {}", gap_text(gap)),
+                &[format!("pitr backup {name}"), "docs/runbooks/gap.md".to_owned()],
+            );
+        }
+        let Some(current) = self.current() else {
+            let what = match (self.catalog.bases.is_empty(), self.catalog.spans.is_empty()) {
+                (true, true) => "nothing is archived yet",
+                (true, false) => "there is log, and no base to apply it to",
+                (false, true) => "there is a base, and none of the log it needs",
+                (false, false) => "no base is continued by the newest log",
+            };
+            warn(
+                "not_restorable",
+                format!("{name}: nothing can be restored: {what}"),
+                &[format!("pitr check {name}"), format!("pitr backup {name}")],
+            );
+            return warnings;
+        };
+        if let Some(end) = current.end_time.filter(|end| self.now - *end > LOG_TOO_OLD) {
+            let message = format!(
+                "{name}: the archived log ends {}: an idle server, or archiving stands still",
+                time::age(end, self.now)
+            );
+            warn("log_old", message, &[format!("pitr check {name}")]);
+        }
+        if let Some(base) = self.newest_base().filter(|base| self.now - base.taken.1 > BASE_TOO_OLD) {
+            warn(
+                "base_old",
+                format!("{name}: the newest base was taken {}", time::age(base.taken.1, self.now)),
+                &[format!("pitr backup {name}")],
+            );
+        }
+        warnings
+    }
+
+    fn next(&self, name: &str) -> String {
+        match self.current() {
+            Some(_) => format!("pitr plan {name} --to '15m ago'"),
+            None if self.catalog.bases.is_empty() => format!("pitr backup {name}"),
+            None => format!("pitr check {name}"),
+        }
+    }
+
+    fn data(&self, name: &str) -> Value {
+        let (segments, bytes) = self.segments();
+        json!({
+            "source": name,
+            "engine": Self::ENGINE,
+            "state": self.state(),
+            "windows": self.windows.iter().map(|window| json!({
+                "lineage": window.leaf, "start": window.start.to_string(), "end": window.end.to_string(),
+                "start_time": window.start_time, "end_time": window.end_time, "bases": window.bases,
+                "newest_base": window.newest_base, "newest": window.newest,
+            })).collect::<Vec<_>>(),
+            "gaps": self.gaps.iter().map(GapReport::from).collect::<Vec<_>>(),
+            "newest_base": self.newest_base().map(|base| json!({ "base": base.id, "taken": base.taken.1, "bytes": base.bytes })),
+            "segments": segments,
+            "log_bytes": bytes,
+        })
+    }
+
+    const ENGINE: &str = <Postgres as pitr_core::Engine>::NAME;
+}
+
+/// A gap with both edges and its cause.
+pub fn gap_text(gap: &Gap<PgPosition>) -> String {
+    let edge = |position: Option<&PgPosition>, at: Option<Timestamp>| match (position, at) {
+        (Some(position), Some(at)) => format!("{} ({})", describe(position), time::utc(at)),
+        (Some(position), None) => describe(position),
+        (None, _) => "nothing archived since".to_owned(),
+    };
+    format!(
+        "{} -> {}: {}",
+        edge(Some(&gap.after), gap.after_time),
+        edge(gap.before.as_ref(), gap.before_time),
+        gap.cause
+    )
+}
