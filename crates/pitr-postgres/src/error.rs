@@ -4,6 +4,8 @@ use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError}
 
 use crate::base::BaseError;
 use crate::connect::ConnectError;
+use crate::restore::RestoreError;
+use crate::server::ServerError;
 use crate::wal::WalError;
 
 /// Everything that can go wrong between `pitr` and PostgreSQL.
@@ -45,6 +47,12 @@ pub enum Error {
     /// A base backup is not usable.
     #[error(transparent)]
     Base(#[from] BaseError),
+    /// A directory cannot be restored into, or a base cannot be restored.
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    /// The server of a restored directory failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The archive failed; its own error.
     #[error(transparent)]
     Port(PortError),
@@ -67,6 +75,8 @@ impl Classify for Error {
             Self::Name(_) => ErrorKind::Failed,
             Self::Connect(error) => error.kind(),
             Self::Base(error) => error.kind(),
+            Self::Restore(error) => error.kind(),
+            Self::Server(error) => error.kind(),
             Self::Port(error) => error.kind(),
             Self::UnsupportedServer(_) => ErrorKind::Refused,
         }
@@ -86,6 +96,8 @@ impl Classify for Error {
             ),
             Self::Connect(error) => error.hint(),
             Self::Base(error) => error.hint(),
+            Self::Restore(error) => error.hint(),
+            Self::Server(error) => error.hint(),
             Self::Port(error) => error.hint(),
             Self::Position(_) | Self::Name(_) | Self::UnsupportedServer(_) => None,
         }

@@ -32,8 +32,10 @@ pub mod lsn;
 pub mod position;
 pub mod push;
 pub mod replication;
+pub mod restore;
 pub mod scan;
 pub mod segment;
+pub mod server;
 pub mod wal;
 
 pub use engine::Postgres;

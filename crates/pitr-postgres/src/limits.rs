@@ -88,3 +88,15 @@ pub const MAX_MANIFEST_LINE: usize = 64 << 10;
 
 /// Largest `backup_label` or `tablespace_map`, in bytes.
 pub const MAX_LABEL: usize = 4 << 20;
+
+/// Directories that a restore keeps open at most.
+pub const MAX_OPEN_DIRECTORIES: usize = 128;
+
+/// How often a recovering server is asked how far it is.
+pub const RECOVERY_POLL: Duration = Duration::from_millis(200);
+
+/// Time for a server to shut down when told to.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Bytes of a server's log that an error shows, from its end.
+pub const LOG_TAIL: u64 = 4096;

@@ -215,7 +215,7 @@ impl<'a, S: PartSink> Intake<'a, S> {
 }
 
 /// Path of the manifest in a base and in the data directory.
-pub(super) const MANIFEST: &str = "backup_manifest";
+pub(crate) const MANIFEST: &str = "backup_manifest";
 
 impl From<PortError> for Error {
     fn from(error: PortError) -> Self {

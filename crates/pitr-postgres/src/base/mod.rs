@@ -23,10 +23,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{SubsecRound, Utc};
 use pitr_core::ports::{BackupRecord, BaseBackup, Chunking, PartInfo, PartKind, PartSink, PartWriter};
 use pitr_core::{Classify, ErrorKind, Facts, PortError};
 
+pub(crate) use self::intake::MANIFEST;
 use self::intake::{Found, Intake, PageRules};
 pub use self::label::{BackupLabel, SourceSettings, TablespaceMap};
 use self::manifest::Tally;
@@ -129,11 +130,11 @@ impl PgBaseBackup {
         let lineage =
             lineage_id(server.identity.system_id, server.identity.timeline, content, |bytes| (self.digest)(bytes))?;
 
-        let began = Utc::now();
+        let began = Utc::now().trunc_subsecs(6);
         store_settings(into, &server.source).await?;
         let stream = client.base_backup(&self.options).await?;
         let (found, end) = self.receive(stream, into, &server).await?;
-        let complete = Utc::now();
+        let complete = Utc::now().trunc_subsecs(6);
         client.close().await;
 
         let label = found.label.clone().ok_or(BaseError::Unexpected("no backup_label"))?;
