@@ -83,7 +83,9 @@ impl Report {
                 out.push_str(&format!("\n      {step}"));
             }
         }
-        print_lines(&out);
+        if !out.is_empty() {
+            print_lines(&out);
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Times on screens: UTC, local and age.
 
-use chrono::{DateTime, Local, SecondsFormat, TimeDelta, Utc};
+use chrono::{DateTime, Local, SecondsFormat, SubsecRound, TimeDelta, Utc};
 use pitr_core::Timestamp;
 
 /// `2026-09-07 00:57:00Z (02:57:00 +02:00 local, 15m 44s ago)`.
@@ -9,9 +9,9 @@ pub fn full(time: Timestamp, now: Timestamp) -> String {
     format!("{} ({} local, {})", utc(time), local.format("%H:%M:%S %:z"), age(time, now))
 }
 
-/// `2026-09-07T00:57:00Z`, with as many digits of the second as it has.
+/// `2026-09-07T00:57:00Z`, with at most six digits of the second: no engine has more.
 pub fn utc(time: Timestamp) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+    time.trunc_subsecs(6).to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 /// `15m 44s ago`, or `in 3m` for a moment to come.
@@ -47,7 +47,7 @@ pub fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {name}") }
 }
 
-/// The clock of this host.
+/// The clock of this host, in microseconds as the engines have them.
 pub fn now() -> Timestamp {
-    Utc::now()
+    Utc::now().trunc_subsecs(6)
 }

@@ -107,9 +107,13 @@ impl Status {
 
     fn window_text(&self, window: &Window<PgPosition>) -> String {
         let from = time::utc(window.start_time);
+        let bases = if window.bases == 1 { "1 base".to_owned() } else { format!("{} bases", window.bases) };
         match window.end_time {
-            Some(end) => format!("{from} -> {} ({}), {} bases", time::utc(end), time::age(end, self.now), window.bases),
-            None => format!("{from} -> no commit archived yet, {} bases", window.bases),
+            Some(end) if end >= window.start_time => {
+                format!("{from} -> {} ({}), {bases}", time::utc(end), time::age(end, self.now))
+            }
+            // The base was complete later than the last thing that carries a time.
+            _ => format!("{from}, when the base was complete; no later commit is archived, {bases}"),
         }
     }
 
