@@ -22,12 +22,18 @@ const STORAGE_CLASS: &str = "storage_class";
 pub(crate) fn open(text: &str, options: &BTreeMap<String, String>) -> Result<Store> {
     let bad = |why: String| Error::Config { what: format!("url {text:?}"), why };
     let url = Url::parse(text).map_err(|e| bad(e.to_string()))?;
+    if url.scheme() == "file" && !text.starts_with("file:///") {
+        // The parser would take file:name for /name.
+        return Err(bad("expected file:///directory".to_owned()));
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(Error::Config {
             what: "url".to_owned(),
             why: "it holds credentials; give them in the environment".to_owned(),
         });
     }
+    // All of the program speaks TLS through ring; an error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let mut options = options.clone();
     let attributes = attributes(options.remove(STORAGE_CLASS));
     let prefix = || Path::from_url_path(url.path()).map_err(|e| bad(e.to_string()));
@@ -75,8 +81,6 @@ fn google(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn Objec
 }
 
 fn built<T: ObjectStore>(url: &str, store: object_store::Result<T>) -> Result<Arc<dyn ObjectStore>> {
-    // Both the store's client and ours speak TLS through ring; an error means that it is installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     match store {
         Ok(store) => Ok(Arc::new(store)),
         Err(e) => Err(Error::Config { what: format!("url {url:?}"), why: e.to_string() }),

@@ -194,10 +194,11 @@ fn parse_facts(line: &[u8]) -> std::result::Result<(FactsLine, [u8; 32]), Damage
     Ok((facts, digest))
 }
 
+/// Lower case only: a flipped bit must not turn a digit into its other spelling.
 fn digest_from_hex(text: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
     hex::decode_to_slice(text, &mut digest).ok()?;
-    Some(digest)
+    (hex::encode(digest) == text).then_some(digest)
 }
 
 /// What an object is, before it is sealed.

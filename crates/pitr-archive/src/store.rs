@@ -101,6 +101,16 @@ impl Store {
         self
     }
 
+    /// The object store itself, for tests that wrap it; keys in it begin with [`Store::root`].
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        self.objects.clone()
+    }
+
+    /// What all keys begin with in the object store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// How the store is named in messages: its URL, without credentials.
     pub fn label(&self) -> &str {
         &self.label
