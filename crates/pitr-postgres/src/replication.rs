@@ -211,6 +211,13 @@ pub struct Tablespace {
     pub bytes: Option<u64>,
 }
 
+impl Tablespace {
+    /// True for one that is a plain directory inside the data directory (an option for developers of PostgreSQL).
+    pub fn is_in_place(&self) -> bool {
+        self.oid.is_some() && self.location.as_deref().is_some_and(|location| !location.starts_with('/'))
+    }
+}
+
 /// What a base backup consists of, in the order in which the server sends it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BackupEvent {

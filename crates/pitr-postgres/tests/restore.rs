@@ -15,7 +15,7 @@ use pitr_postgres::replication::BackupOptions;
 use pitr_postgres::restore::{PgRestore, RestoreCommand, RestoreOptions};
 use pitr_postgres::server::StartOptions;
 use pitr_postgres::{Lsn, PgPosition, TimelineId};
-use support_io::{MemoryBase, Server, digest, scratch, stop};
+use support_io::{MemoryBase, Server, digest, major, scratch, stop};
 
 const FAST: BackupOptions = BackupOptions { fast_checkpoint: true, max_rate: None };
 
@@ -143,18 +143,25 @@ async fn a_server_without_its_backup_label_does_not_start() {
     std::fs::remove_file(into.join("backup_label")).unwrap();
     std::fs::remove_file(into.join("recovery.signal")).unwrap();
     let start = StartOptions { bin_dir: Some(story.server.bin.clone()), ..StartOptions::default() };
-    let error = pitr_postgres::server::recover(&into, 15, &before(story.after_row[0]), &start).await.unwrap_err();
+    let error = pitr_postgres::server::recover(&into, major(), &before(story.after_row[0]), &start).await.unwrap_err();
     assert!(error.to_string().contains("checkpoint"), "{error}");
 }
 
 #[tokio::test]
 async fn tablespaces_come_back_where_they_are_wanted() {
     let outside = scratch();
-    let server = Server::start_with(Path::new(support_io::BIN), "allow_in_place_tablespaces = on", "local all all trust\nlocal replication all trust\n");
+    let server = Server::start();
     let sql = server.sql().await;
     sql.batch_execute(&format!("CREATE TABLESPACE far LOCATION '{}'", outside.path().display())).await.unwrap();
-    sql.batch_execute("CREATE TABLESPACE near LOCATION ''").await.unwrap();
-    sql.batch_execute("CREATE TABLE f TABLESPACE far AS SELECT 1 AS n; CREATE TABLE g TABLESPACE near AS SELECT 2 AS n").await.unwrap();
+    let near = if major() > 15 {
+        sql.batch_execute("SET allow_in_place_tablespaces = on").await.unwrap();
+        sql.batch_execute("CREATE TABLESPACE near LOCATION ''").await.unwrap();
+        "near"
+    } else {
+        "pg_default"
+    };
+    sql.batch_execute("CREATE TABLE f TABLESPACE far AS SELECT 1 AS n").await.unwrap();
+    sql.batch_execute(&format!("CREATE TABLE g TABLESPACE {near} AS SELECT 2 AS n")).await.unwrap();
     let oid: u32 = sql.query_one("SELECT oid FROM pg_tablespace WHERE spcname = 'far'", &[]).await.unwrap().get(0);
     let story = Story::tell(server).await;
     let place = scratch();

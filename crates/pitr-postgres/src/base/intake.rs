@@ -1,5 +1,7 @@
 //! The way of a backup's bytes: out of the archives, past the checks, into the sink.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use pitr_core::PortError;
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
@@ -26,6 +28,8 @@ pub(super) struct PageRules {
 pub(super) struct Intake<'a, S: PartSink> {
     sink: &'a S,
     pages: Option<PageRules>,
+    /// Tablespaces that are directories of the data directory.
+    in_place: BTreeSet<u32>,
     source: Source,
     file: Option<OpenFile<S::Part>>,
     manifest: ManifestReader,
@@ -64,10 +68,11 @@ struct OpenFile<P> {
 }
 
 impl<'a, S: PartSink> Intake<'a, S> {
-    pub(super) fn new(sink: &'a S, pages: Option<PageRules>) -> Self {
+    pub(super) fn new(sink: &'a S, pages: Option<PageRules>, in_place: BTreeSet<u32>) -> Self {
         Self {
             sink,
             pages,
+            in_place,
             source: Source::Nothing,
             file: None,
             manifest: ManifestReader::default(),
@@ -143,6 +148,10 @@ impl<'a, S: PartSink> Intake<'a, S> {
     async fn entry(&mut self, entry: Entry, tablespace: Option<u32>) -> Result<(), Error> {
         let (part, path) = match tablespace {
             None => (format!("base/{}", entry.path), entry.path),
+            Some(oid) if self.in_place.contains(&oid) => {
+                let path = format!("pg_tblspc/{oid}/{}", entry.path);
+                (format!("base/{path}"), path)
+            }
             Some(oid) => (format!("ts/{oid}/{}", entry.path), format!("pg_tblspc/{oid}/{}", entry.path)),
         };
         match entry.kind {

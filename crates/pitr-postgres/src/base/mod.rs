@@ -166,8 +166,10 @@ impl PgBaseBackup {
         server: &Server,
     ) -> Result<(Found, BackupEnd), Error> {
         let total: Option<u64> = stream.tablespaces.iter().map(|tablespace| tablespace.bytes).sum();
+        let in_place = stream.tablespaces.iter().filter(|tablespace| tablespace.is_in_place());
+        let in_place = in_place.filter_map(|tablespace| tablespace.oid).collect();
         let pages = server.file_pages.map(|file_pages| PageRules { start: stream.start, file_pages });
-        let mut intake = Intake::new(into, pages);
+        let mut intake = Intake::new(into, pages, in_place);
         loop {
             match stream.next().await? {
                 BackupEvent::End(end) => {
@@ -207,6 +209,10 @@ impl Server {
         let data_checksums = client.show("data_checksums").await? == "on";
         let our_page = client.show("block_size").await?.parse() == Ok(RELATION_PAGE);
         let file_bytes = parse_bytes(&client.show("segment_size").await?).filter(|_| data_checksums && our_page);
+        // Version 15 has tablespaces inside the data directory and leaves them out of a backup without a word.
+        if client.major() == 15 && client.show("allow_in_place_tablespaces").await? == "on" {
+            return Err(BaseError::InPlaceTablespaces.into());
+        }
         let file_pages = file_bytes.and_then(|bytes| u32::try_from(bytes / RELATION_PAGE as u64).ok());
         let mut settings = BTreeMap::new();
         for name in SourceSettings::RECORDED {
@@ -313,6 +319,9 @@ pub enum BaseError {
         /// After.
         after: TimelineId,
     },
+    /// The server would leave files out.
+    #[error("allow_in_place_tablespaces is on, and PostgreSQL 15 leaves such tablespaces out of a base backup")]
+    InPlaceTablespaces,
     /// Something that does not belong into a backup.
     #[error("the base backup is not usable: {0}")]
     Unexpected(&'static str),
@@ -323,6 +332,7 @@ impl Classify for BaseError {
         match self {
             // The same backup, begun again, is likely to succeed.
             Self::TimelineChanged { .. } => ErrorKind::Unreachable,
+            Self::InPlaceTablespaces => ErrorKind::Refused,
             _ => ErrorKind::Integrity,
         }
     }
@@ -330,6 +340,9 @@ impl Classify for BaseError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::TimelineChanged { .. } => Some("take the backup again".to_owned()),
+            Self::InPlaceTablespaces => {
+                Some("move what is in such tablespaces elsewhere, drop them, and turn the option off".to_owned())
+            }
             _ => Some("take the backup again; if it fails the same way, report the message".to_owned()),
         }
     }

@@ -255,7 +255,9 @@ impl SmallParts {
             return Err(bad("backup_label", "the base is an increment of another one").into());
         }
         let map = text(from.small_part(base, "base/tablespace_map").await?).unwrap_or_default();
-        let tablespaces = TablespaceMap::parse(&map).ok_or_else(|| bad("tablespace_map", "it has another format"))?;
+        let mut tablespaces = TablespaceMap::parse(&map).ok_or_else(|| bad("tablespace_map", "it has another format"))?;
+        // One inside the data directory needs no link.
+        tablespaces.0.retain(|_, location| location.starts_with('/'));
         let control = from.small_part(base, "base/global/pg_control").await?;
         let control = control.ok_or(RestoreError::Missing("global/pg_control"))?;
         let control = control::disarm(control.to_vec()).map_err(|what| bad("global/pg_control", what))?;

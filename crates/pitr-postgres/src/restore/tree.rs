@@ -123,16 +123,6 @@ impl Tree {
         Ok(())
     }
 
-    /// True if the data directory has this file.
-    pub fn has(&self, path: &str) -> Result<bool, RestoreError> {
-        let (directory, name) = self.parent(DATA, path)?;
-        match rustix::fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(RestoreError::io("look at", self.root.path.join(path))(error)),
-        }
-    }
-
     /// Makes everything durable: once for each file system, which is faster than file by file.
     pub fn sync(&self) -> Result<(), RestoreError> {
         for root in std::iter::once(&self.root).chain(self.tablespaces.values()) {

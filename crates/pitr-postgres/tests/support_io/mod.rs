@@ -12,8 +12,17 @@ use pitr_core::{BaseId, ErrorKind, LineageId, PortError, SegmentName};
 use pitr_postgres::base::KeyedDigest;
 use pitr_postgres::connect::{Settings, SqlClient, sql_client};
 
-/// The version that these tests run against by default.
-pub const BIN: &str = "/usr/lib/postgresql/15/bin";
+/// Programs of the server that these tests run against: `PITR_TEST_PG_BIN`, or those of PostgreSQL 15.
+pub fn bin() -> PathBuf {
+    std::env::var_os("PITR_TEST_PG_BIN").map_or_else(|| "/usr/lib/postgresql/15/bin".into(), PathBuf::from)
+}
+
+/// Their major version.
+pub fn major() -> u32 {
+    let output = Command::new(bin().join("postgres")).arg("-V").output().expect("PostgreSQL is installed");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split(' ').nth(2).unwrap().split('.').next().unwrap().parse().unwrap()
+}
 
 /// A digest that is good enough for a name.
 pub fn digest() -> KeyedDigest {
@@ -88,7 +97,7 @@ pub struct Server {
 impl Server {
     /// Starts a server that archives into a directory with `cp`.
     pub fn start() -> Self {
-        Self::start_with(Path::new(BIN), "", "local all all trust\nlocal replication all trust\n")
+        Self::start_with(&bin(), "", "local all all trust\nlocal replication all trust\n")
     }
 
     /// Starts a server of some version, with lines for `postgresql.conf` and all of `pg_hba.conf`.
