@@ -1,11 +1,13 @@
 //! Chunks: how the bytes of a part are cut, and how a piece is named.
 
 use std::fmt;
+use std::sync::Arc;
 
 use fastcdc::v2020::FastCDC;
 use pitr_core::ports::Chunking;
 use serde::{Deserialize, Serialize};
 
+use super::buffers::Buffers;
 use super::limits::{CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX, CONTENT_CHUNK_MIN, FIXED_CHUNK};
 
 /// Name of a chunk: the first 16 bytes of the keyed digest of its content.
@@ -59,17 +61,21 @@ impl TryFrom<String> for ChunkId {
 #[derive(Debug)]
 pub(crate) struct Cutter {
     chunking: Chunking,
+    buffers: Arc<Buffers>,
     buffer: Vec<u8>,
 }
 
 impl Cutter {
     /// A cutter that holds nothing; memory grows with what is pushed, up to one chunk.
-    pub(crate) fn new(chunking: Chunking) -> Self {
-        Self { chunking, buffer: Vec::new() }
+    pub(crate) fn new(chunking: Chunking, buffers: Arc<Buffers>) -> Self {
+        Self { chunking, buffers, buffer: Vec::new() }
     }
 
     /// Takes bytes from the front of `bytes` until a chunk is complete or nothing is left.
     pub(crate) fn push(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
+        if self.buffer.capacity() == 0 {
+            self.buffer = self.buffers.take();
+        }
         let room = self.room();
         let (taken, rest) = bytes.split_at(room.min(bytes.len()));
         self.buffer.extend_from_slice(taken);
@@ -78,8 +84,7 @@ impl Cutter {
             return None;
         }
         match self.chunking {
-            // The next chunk of a large part is most likely full, too.
-            Chunking::Fixed => Some(std::mem::replace(&mut self.buffer, Vec::with_capacity(FIXED_CHUNK))),
+            Chunking::Fixed => Some(std::mem::take(&mut self.buffer)),
             Chunking::Content => Some(self.cut()),
         }
     }
@@ -99,7 +104,9 @@ impl Cutter {
     fn cut(&mut self) -> Vec<u8> {
         let cutter = FastCDC::new(&self.buffer, CONTENT_CHUNK_MIN, CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX);
         let (_, end) = cutter.cut(0, self.buffer.len());
-        self.buffer.drain(..end).collect()
+        let mut chunk = self.buffers.take();
+        chunk.extend(self.buffer.drain(..end));
+        chunk
     }
 
     fn full(&self) -> usize {
@@ -128,7 +135,7 @@ mod tests {
     }
 
     fn cut(chunking: Chunking, bytes: &[u8], step: usize) -> Vec<Vec<u8>> {
-        let mut cutter = Cutter::new(chunking);
+        let mut cutter = Cutter::new(chunking, Arc::default());
         let mut chunks = Vec::new();
         for mut piece in bytes.chunks(step) {
             while !piece.is_empty() {

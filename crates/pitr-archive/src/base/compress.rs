@@ -2,19 +2,15 @@
 
 use std::sync::Mutex;
 
-use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe;
 
-/// Contexts and buffers between two uses. At most as many exist as chunks are compressed at once.
+use super::packer::lock;
+
+/// Contexts between two uses. At most as many exist as chunks are compressed at once.
 pub(crate) struct Compressors {
     level: i32,
-    idle: Mutex<Vec<Context>>,
-}
-
-struct Context {
-    compressor: Compressor<'static>,
-    scratch: Vec<u8>,
+    idle: Mutex<Vec<Compressor<'static>>>,
 }
 
 impl Compressors {
@@ -23,28 +19,15 @@ impl Compressors {
         Self { level, idle: Mutex::new(Vec::new()) }
     }
 
-    /// One zstd frame that decodes to `raw` and says its length.
-    pub(crate) fn frame(&self, raw: &[u8]) -> std::io::Result<Bytes> {
-        let mut context = match self.take() {
-            Some(context) => context,
-            None => Context { compressor: Compressor::new(self.level)?, scratch: Vec::new() },
-        };
-        context.scratch.clear();
-        context.scratch.reserve(zstd_safe::compress_bound(raw.len()));
-        context.compressor.compress_to_buffer(raw, &mut context.scratch)?;
-        // A copy of the right size: the scratch buffer is as large as incompressible content needs.
-        let frame = Bytes::copy_from_slice(&context.scratch);
-        self.give_back(context);
-        Ok(frame)
-    }
-
-    fn take(&self) -> Option<Context> {
-        // A poisoned lock means that a thread died while pushing or popping; the list is still a list.
-        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop()
-    }
-
-    fn give_back(&self, context: Context) {
-        self.idle.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(context);
+    /// Makes `frame` one zstd frame that decodes to `raw` and says its length.
+    pub(crate) fn compress(&self, raw: &[u8], frame: &mut Vec<u8>) -> std::io::Result<()> {
+        let idle = lock(&self.idle).pop();
+        let mut compressor = idle.map_or_else(|| Compressor::new(self.level), Ok)?;
+        frame.clear();
+        frame.reserve(zstd_safe::compress_bound(raw.len()));
+        compressor.compress_to_buffer(raw, frame)?;
+        lock(&self.idle).push(compressor);
+        Ok(())
     }
 }
 
@@ -83,11 +66,17 @@ impl FrameDecoder {
 mod tests {
     use super::*;
 
+    fn frame(compressors: &Compressors, raw: &[u8]) -> Vec<u8> {
+        let mut frame = b"left over".to_vec();
+        compressors.compress(raw, &mut frame).unwrap();
+        frame
+    }
+
     #[test]
     fn frames_decode_one_by_one_and_concatenated() {
         let compressors = Compressors::new(3);
         let chunks = [vec![7_u8; 500_000], b"short".to_vec(), (0..=255).cycle().take(100_000).collect()];
-        let frames: Vec<_> = chunks.iter().map(|chunk| compressors.frame(chunk).unwrap()).collect();
+        let frames: Vec<_> = chunks.iter().map(|chunk| frame(&compressors, chunk)).collect();
         let mut decoder = FrameDecoder::new().unwrap();
         for (chunk, frame) in chunks.iter().zip(&frames) {
             assert_eq!(decoder.decode(frame, chunk.len()).unwrap(), chunk);
@@ -97,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_frame_of_another_length_or_with_damage_is_an_error() {
-        let frame = Compressors::new(3).frame(&[1, 2, 3, 4, 5, 6, 7, 8]).unwrap();
+        let frame = frame(&Compressors::new(3), &[1, 2, 3, 4, 5, 6, 7, 8]);
         let mut decoder = FrameDecoder::new().unwrap();
         assert!(decoder.decode(&frame, 9).is_err());
         assert!(decoder.decode(&frame, 7).is_err());

@@ -1,8 +1,8 @@
 //! Every bound of the base code, with its unit.
 //!
 //! Together they keep a backup or a restore of any database under 128 MiB: 40 MiB of known chunks, one
-//! pack being filled, two being uploaded (which encryption holds twice), and a few chunks on their way; or
-//! one pack being delivered and three being read.
+//! pack being filled, one being stored (which encryption holds twice), and a few chunks on their way; or
+//! one pack being delivered and two being read.
 
 /// Bytes of a chunk of a physical file. A multiple of every page size in use, so that an unchanged page
 /// range is an unchanged chunk. On a pgbench cluster 512 KiB stores 1 % less than 1 MiB, and half as much
@@ -30,10 +30,13 @@ pub(crate) const PACK_CHUNKS: usize = 2_048;
 pub(crate) const PACK_RAW: u64 = 256 * 1024 * 1024;
 
 /// Packs on their way to the store while the next one is filled.
-pub(crate) const UPLOADS: usize = 2;
+pub(crate) const UPLOADS: usize = 1;
 
 /// Chunks that are read but not yet in a pack. With it a source that is faster than the store waits.
-pub(crate) const CHUNKS_IN_FLIGHT: usize = 8;
+pub(crate) const CHUNKS_IN_FLIGHT: usize = 6;
+
+/// Buffers of the size of a chunk kept for the next use.
+pub(crate) const IDLE_BUFFERS: usize = 12;
 
 /// Files open at the same time; each holds up to one chunk in memory. More is an error, since waiting
 /// for a free place could wait for ever.
@@ -66,7 +69,7 @@ pub(crate) const INDEX_OBJECT: usize = 4 * 1024 * 1024;
 pub(crate) const WINDOW: usize = 64 * 1024;
 
 /// Packs fetched ahead of the one that is being delivered.
-pub(crate) const FETCHES: usize = 3;
+pub(crate) const FETCHES: usize = 2;
 
 /// Threads that decompress, check and deliver, at most; never more than there are processors.
 pub(crate) const READ_WORKERS: usize = 8;

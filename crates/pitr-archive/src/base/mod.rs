@@ -12,6 +12,7 @@
 //! [`BaseReader`](pitr_core::ports::BaseReader), [`verify()`] checks it, [`list`] says which ones there are.
 //! A chunk that an earlier complete base has stored is referred to instead of being stored again.
 
+mod buffers;
 mod chunk;
 mod compress;
 mod dedup;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use pitr_core::BaseId;
 use serde::{Deserialize, Serialize};
+use zstd::zstd_safe::compress_bound;
 
 use super::chunk::ChunkId;
 use super::limits::{CONTENT_CHUNK_MAX, PACK_CHUNKS, PACK_RAW, PACK_TARGET};
@@ -60,8 +61,8 @@ pub(crate) struct PackFacts {
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
     facts: PackFacts,
-    frames: Vec<Bytes>,
-    stored: usize,
+    /// In one piece: many small ones would fragment the memory of a backup that runs for hours.
+    frames: Vec<u8>,
     raw: u64,
     hasher: blake3::Hasher,
 }
@@ -70,7 +71,8 @@ pub(crate) struct PackBuilder {
 #[derive(Debug)]
 pub(crate) struct SealedPack {
     pub(crate) facts: PackFacts,
-    pub(crate) frames: Vec<Bytes>,
+    /// All frames, concatenated.
+    pub(crate) frames: Bytes,
     /// Bytes of all chunks, uncompressed.
     pub(crate) raw_bytes: u64,
     /// Digest of all chunks, concatenated.
@@ -80,29 +82,29 @@ pub(crate) struct SealedPack {
 impl PackBuilder {
     /// An empty pack; `hasher` makes the digest of its whole content.
     pub(crate) fn new(hasher: blake3::Hasher) -> Self {
-        Self { facts: PackFacts::default(), frames: Vec::new(), stored: 0, raw: 0, hasher }
+        let frames = Vec::with_capacity(PACK_TARGET + compress_bound(CONTENT_CHUNK_MAX));
+        Self { facts: PackFacts::default(), frames, raw: 0, hasher }
     }
 
     /// Adds a chunk and its compressed form. No chunk exceeds [`CONTENT_CHUNK_MAX`].
-    pub(crate) fn append(&mut self, id: ChunkId, raw: &[u8], frame: Bytes) {
+    pub(crate) fn append(&mut self, id: ChunkId, raw: &[u8], frame: &[u8]) {
         debug_assert!(raw.len() <= CONTENT_CHUNK_MAX && !raw.is_empty());
         self.hasher.update(raw);
         self.raw += raw.len() as u64;
-        self.stored += frame.len();
         self.facts.chunks.push(PackedChunk { id, raw: raw.len() as u32, frame: frame.len() as u32 });
-        self.frames.push(frame);
+        self.frames.extend_from_slice(frame);
     }
 
     /// True when it should be stored and another one begun.
     pub(crate) fn is_full(&self) -> bool {
-        self.stored >= PACK_TARGET || self.frames.len() >= PACK_CHUNKS || self.raw >= PACK_RAW
+        self.frames.len() >= PACK_TARGET || self.facts.chunks.len() >= PACK_CHUNKS || self.raw >= PACK_RAW
     }
 
     /// Ends the pack.
     pub(crate) fn seal(self) -> SealedPack {
         SealedPack {
             facts: self.facts,
-            frames: self.frames,
+            frames: self.frames.into(),
             raw_bytes: self.raw,
             raw_digest: *self.hasher.finalize().as_bytes(),
         }
@@ -188,14 +190,14 @@ mod tests {
     fn a_pack_is_full_at_its_size_and_at_its_number_of_chunks() {
         let mut pack = PackBuilder::new(blake3::Hasher::new());
         let id = ChunkId::from_digest(&[0; 32]);
-        pack.append(id, b"x", Bytes::from(vec![0; PACK_TARGET - 1]));
+        pack.append(id, b"x", &vec![0; PACK_TARGET - 1]);
         assert!(!pack.is_full());
-        pack.append(id, b"y", Bytes::from_static(b"z"));
+        pack.append(id, b"y", b"z");
         assert!(pack.is_full());
         let mut pack = PackBuilder::new(blake3::Hasher::new());
         for _ in 0..PACK_CHUNKS {
             assert!(!pack.is_full());
-            pack.append(id, b"x", Bytes::from_static(b"z"));
+            pack.append(id, b"x", b"z");
         }
         assert!(pack.is_full());
         let sealed = pack.seal();

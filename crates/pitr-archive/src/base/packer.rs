@@ -2,7 +2,6 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use pitr_core::BaseId;
 use tokio::task::JoinSet;
 
@@ -51,7 +50,7 @@ impl Packer {
     }
 
     /// Adds a chunk to the current pack; waits if the pack is full and the store is still busy with the last.
-    pub(crate) async fn add(&mut self, dedup: &Mutex<Dedup>, id: ChunkId, raw: &[u8], frame: Bytes) -> Result<Packed> {
+    pub(crate) async fn add(&mut self, dedup: &Mutex<Dedup>, id: ChunkId, raw: &[u8], frame: &[u8]) -> Result<Packed> {
         let (pack, new) = self.place(&mut lock(dedup), id);
         if !new {
             return Ok(Packed { pack, new });
@@ -109,7 +108,7 @@ impl Packer {
 
 async fn upload(objects: &Objects, key: &str, pack: SealedPack) -> Result<u64> {
     let SealedPack { facts, frames, raw_bytes, raw_digest } = pack;
-    let payload = Payload::Frames { frames, raw_bytes, raw_digest };
+    let payload = Payload::Frames { frames: vec![frames], raw_bytes, raw_digest };
     match objects.put(Kind::Pack, key, &facts, payload).await? {
         Put::Stored { stored_bytes } => Ok(stored_bytes),
         // Only a repetition of our own request, whose first answer was lost, finds the same pack there.

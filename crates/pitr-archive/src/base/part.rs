@@ -38,9 +38,10 @@ impl Part {
             return Err(intake.failed(intake.refuse(format!("{:?} is no usable path of a part", info.path))));
         }
         let (content, place) = match info.kind {
-            PartKind::File(chunking) => {
-                (Some(Cutter::new(chunking)), Some(intake.open_file().map_err(|e| intake.failed(e))?))
-            }
+            PartKind::File(chunking) => (
+                Some(Cutter::new(chunking, Arc::clone(intake.buffers()))),
+                Some(intake.open_file().map_err(|e| intake.failed(e))?),
+            ),
             PartKind::Directory => (None, None),
         };
         let line = Line::first(intake.number(), info);

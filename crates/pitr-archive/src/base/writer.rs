@@ -10,6 +10,7 @@ use pitr_core::{Base, BaseId, PortError, Position};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::buffers::Buffers;
 use super::chunk::ChunkId;
 use super::compress::Compressors;
 use super::dedup::Dedup;
@@ -185,6 +186,7 @@ pub(crate) struct Intake {
     layout: Layout,
     id: BaseId,
     compressors: Compressors,
+    buffers: Arc<Buffers>,
     workers: Semaphore,
     chunks: Arc<Semaphore>,
     files: Arc<Semaphore>,
@@ -209,7 +211,7 @@ enum Failure {
 /// A chunk after the work of a thread: where it is, or its frame.
 enum Digested {
     Known(u32),
-    New(Bytes),
+    New(Vec<u8>),
 }
 
 impl Intake {
@@ -221,6 +223,7 @@ impl Intake {
             layout,
             id,
             compressors: Compressors::new(options.level),
+            buffers: Arc::default(),
             workers: Semaphore::new(options.workers.max(1)),
             chunks: Arc::new(Semaphore::new(CHUNKS_IN_FLIGHT)),
             files: Arc::new(Semaphore::new(OPEN_FILES)),
@@ -231,6 +234,11 @@ impl Intake {
             bytes: AtomicU64::new(0),
             reused: AtomicU64::new(0),
         }
+    }
+
+    /// Buffers for chunks.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// The number of a part that is being opened.
@@ -261,15 +269,18 @@ impl Intake {
         let (pack, new) = match digested {
             Digested::Known(pack) => (pack, false),
             Digested::New(frame) => {
-                let packed = self.packer.lock().await.add(&self.dedup, id, &raw, frame).await?;
+                let packed = self.packer.lock().await.add(&self.dedup, id, &raw, &frame).await?;
+                self.buffers.give(frame);
                 (packed.pack, packed.new)
             }
         };
-        self.bytes.fetch_add(raw.len() as u64, Ordering::Relaxed);
+        let length = raw.len() as u32;
+        self.buffers.give(raw);
+        self.bytes.fetch_add(length.into(), Ordering::Relaxed);
         if !new {
-            self.reused.fetch_add(raw.len() as u64, Ordering::Relaxed);
+            self.reused.fetch_add(length.into(), Ordering::Relaxed);
         }
-        Ok(ChunkRef { pack, id, raw: raw.len() as u32 })
+        Ok(ChunkRef { pack, id, raw: length })
     }
 
     /// The work of a thread: the digest, and if that is new, the compression.
@@ -278,7 +289,9 @@ impl Intake {
         if let Some(pack) = lock(&self.dedup).refer(&id) {
             return Ok((id, Digested::Known(pack)));
         }
-        Ok((id, Digested::New(self.compressors.frame(raw)?)))
+        let mut frame = self.buffers.take();
+        self.compressors.compress(raw, &mut frame)?;
+        Ok((id, Digested::New(frame)))
     }
 
     /// Adds a line to the index.
@@ -352,7 +365,8 @@ impl Intake {
         let raw = Bytes::from(text.map_err(|e| Error::internal(&key, e))?);
         let digest = hex::encode(self.objects.digest(&raw));
         let facts = serde_json::json!({ "packs": packs });
-        match self.objects.put(Kind::BasePacks, &key, &facts, Payload::Raw(raw)).await? {
+        // Plain: the next base and retention must read it without an identity.
+        match self.objects.unencrypted().put(Kind::BasePacks, &key, &facts, Payload::Raw(raw)).await? {
             Put::Stored { stored_bytes } => Ok((stored_bytes, digest)),
             Put::Identical => Ok((0, digest)),
         }
