@@ -134,6 +134,17 @@ impl Pitr {
         Ok(pitr)
     }
 
+    /// The same program and source with another, new archive in a directory of its own.
+    pub fn with_new_archive(&self, scratch: &Scratch, name: &str) -> Result<Self> {
+        let home = scratch.make(name)?;
+        let archive = home.join("archive");
+        let toml = std::fs::read_to_string(&self.config).context("cannot read the configuration")?;
+        let line = toml.lines().find(|line| line.starts_with("url = ")).context("no archive in the configuration")?;
+        let toml = toml.replacen(line, &format!("url = \"file://{}\"", archive.display()), 1);
+        let config = scratch.write(&format!("{name}/pitr.toml"), &toml)?;
+        Ok(Self { config, archive: Some(archive), ..self.clone() })
+    }
+
     /// With the program itself, so that its own key command is what every encrypted test relies on.
     fn new_identity(&self, scratch: &Scratch) -> Result<(PathBuf, String)> {
         let file = scratch.path().join("identity.txt");
@@ -149,6 +160,16 @@ impl Pitr {
         let mut command = self.account.command(&self.program);
         command.env("PITR_CONFIG", &self.config).envs(self.environment.iter().map(|(k, v)| (k, v)));
         command.env_remove("PITR_SOURCE").args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// The same under another program that runs it, such as `time` with its options.
+    pub fn timed_command<I: AsRef<OsStr>>(&self, under: &[&str], args: impl IntoIterator<Item = I>) -> Command {
+        let [program, options @ ..] = under else { return self.command(args) };
+        let mut command = self.account.command(program);
+        command.args(options).arg(&self.program).args(args);
+        command.env("PITR_CONFIG", &self.config).envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command.env_remove("PITR_SOURCE").stdin(Stdio::null());
         command
     }
 

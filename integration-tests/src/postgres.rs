@@ -241,6 +241,16 @@ impl Postgres {
         &self.bin
     }
 
+    /// Its port, and the number in the name of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Directory of its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The data directory.
     pub fn data(&self) -> &Path {
         &self.data

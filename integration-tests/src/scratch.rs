@@ -60,6 +60,11 @@ impl Scratch {
         Ok(path)
     }
 
+    /// A command that runs as the servers' user, for programs other than ours and the server's.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
+        self.account.command(program)
+    }
+
     pub(crate) fn account(&self) -> Account {
         self.account
     }

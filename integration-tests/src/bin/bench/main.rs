@@ -1,0 +1,68 @@
+//! Side by side with pgBackRest, in one run on one machine: prints a Markdown table of medians and ratios.
+//!
+//! Only the ratios mean anything: the machine is whatever it is. Runs of both sides alternate, so that a slow moment
+//! hits both; both compress with zstd level 3, store into a local directory and sync what they store.
+
+mod base;
+mod cluster;
+mod measure;
+mod peer;
+mod replay;
+mod wal_push;
+
+use anyhow::{Context, Result};
+use integration_tests::Scratch;
+
+use cluster::Cluster;
+use measure::Table;
+
+/// What is measured, and how large.
+struct Options {
+    /// Size of the cluster in MiB.
+    size_mib: u64,
+    /// Runs of each side.
+    runs: usize,
+    /// Only this part: wal, base, replay.
+    only: Option<String>,
+    /// Encrypt our side (pgBackRest stays plain).
+    encrypted: bool,
+}
+
+impl Options {
+    /// `cargo xtask bench` has the real command line, with help; it passes everything on in the environment.
+    fn from_environment() -> Result<Self> {
+        let number = |name: &str, default: u64| match std::env::var(name) {
+            Ok(text) => text.parse().with_context(|| format!("{name}={text} is no number")),
+            Err(_) => Ok(default),
+        };
+        Ok(Self {
+            size_mib: number("PITR_BENCH_SIZE_MIB", 2048)?,
+            runs: usize::try_from(number("PITR_BENCH_RUNS", 3)?)?,
+            only: std::env::var("PITR_BENCH_ONLY").ok(),
+            encrypted: std::env::var_os("PITR_BENCH_ENCRYPTED").is_some(),
+        })
+    }
+
+    fn wants(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::from_environment()?;
+    let scratch = Scratch::new("bench")?;
+    let cluster = Cluster::create(&scratch, &options).await?;
+    let mut table = Table::new(&cluster.describe().await?);
+    if options.wants("wal") {
+        wal_push::run(&cluster, &options, &mut table).await?;
+    }
+    if options.wants("base") {
+        base::run(&cluster, &options, &mut table).await?;
+    }
+    if options.wants("replay") {
+        replay::run(&cluster, &options, &mut table).await?;
+    }
+    println!("{table}");
+    Ok(())
+}
