@@ -255,9 +255,9 @@ pub struct Restore {
     /// Directory with the server's programs
     #[arg(long, value_name = "DIR", requires = "start")]
     pub bin_dir: Option<PathBuf>,
-    /// Port for the started server, on localhost and a private socket
-    #[arg(long, value_name = "PORT", requires = "start")]
-    pub port: Option<u16>,
+    /// End the recovery once the position reached has been checked: the server becomes writable, on a new timeline
+    #[arg(long, requires = "start")]
+    pub promote: bool,
     /// How long to wait for the target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, requires = "start")]
     pub start_timeout: u64,

@@ -134,8 +134,19 @@ impl Config {
         let mut config: Self =
             toml::Value::Table(table).try_into().map_err(|error| unreadable("environment", &error))?;
         config.path = path;
+        config.resolve_paths();
         config.refuse_secrets()?;
         Ok(config)
+    }
+
+    /// A relative path is one beside the configuration: the hooks run in the server's directory.
+    fn resolve_paths(&mut self) {
+        let Some(beside) = self.path.as_deref().and_then(Path::parent).map(Path::to_owned) else { return };
+        let Encryption { identity_file, digest_key_file, .. } = &mut self.encryption;
+        let passwords = self.sources.values_mut().map(|source| &mut source.password_file);
+        for path in passwords.chain([identity_file, digest_key_file]).flatten() {
+            *path = beside.join(&*path);
+        }
     }
 
     /// A password in a URL would end up in process lists, logs and the shell history.
@@ -310,6 +321,13 @@ mod tests {
     fn a_password_in_a_url_is_refused() {
         let failure = parse(&SAMPLE.replace("pitr@db1", "pitr:hunter2@db1"), &[]).unwrap_err();
         assert!(!failure.message.contains("hunter2") && failure.message.contains("password"), "{}", failure.message);
+    }
+
+    #[test]
+    fn relative_paths_are_beside_the_configuration() {
+        let config = parse("[encryption]\nidentity_file = \"identity.txt\"\n", &[]).unwrap();
+        assert_eq!(config.encryption.identity_file.as_deref(), Some(Path::new("/etc/pitr/identity.txt")));
+        assert_eq!(config.digest_key_file(), Path::new("/etc/pitr/digest.key"));
     }
 
     #[test]

@@ -43,9 +43,13 @@ pub fn fault(failure: &Failure, standby: bool) -> ExitCode {
 /// False if the file is proved absent.
 async fn deliver_file(cli: &Cli, args: &WalFetch) -> Result<bool, Failure> {
     let file: WalFileName = args.name.parse()?;
-    let spool = open_spool(&args.from)?;
+    // The spool only makes things faster: without it, the file comes from the archive.
+    let spool = open_spool(&args.from).unwrap_or_else(|failure| {
+        tracing::warn!(%failure, "going on without spool");
+        None
+    });
     if let Some(spool) = &spool
-        && spool.take(&args.name, &args.path)?
+        && take(spool, args)
     {
         refill(cli, args, spool, &file);
         return Ok(true);
@@ -65,6 +69,13 @@ async fn deliver_file(cli: &Cli, args: &WalFetch) -> Result<bool, Failure> {
         }
         Answer::Absent => Ok(false),
     }
+}
+
+fn take(spool: &Spool, args: &WalFetch) -> bool {
+    spool.take(&args.name, &args.path).unwrap_or_else(|failure| {
+        tracing::warn!(%failure, "going on without spool");
+        false
+    })
 }
 
 /// "Absent" needs an archive that is there: an unmounted directory or a wrong bucket proves nothing.
