@@ -29,7 +29,7 @@ pub enum Error {
         hint: String,
         /// The damage, where it is in the log itself.
         #[source]
-        source: Option<WalError>,
+        source: Option<Box<WalError>>,
     },
     /// A timeline history file does not follow the format.
     #[error("history file of timeline {timeline}, line {line}: {what}")]

@@ -213,7 +213,7 @@ impl FileCheck {
             file: self.file.clone(),
             what: format!("page {} (offset {offset}) is not valid log", offset / PAGE_SIZE),
             hint: hint.to_owned(),
-            source: Some(error),
+            source: Some(Box::new(error)),
         }
     }
 }

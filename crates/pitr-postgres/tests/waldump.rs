@@ -71,7 +71,9 @@ fn decode(files: &Files, size: SegmentSize) -> Vec<Record> {
 
 fn start_of(name: &str, size: SegmentSize) -> PgPosition {
     match name.parse() {
-        Ok(WalFileName::Segment { timeline, log, partial: false }) => PgPosition::new(timeline, log.start(size).unwrap()),
+        Ok(WalFileName::Segment { timeline, log, partial: false }) => {
+            PgPosition::new(timeline, log.start(size).unwrap())
+        }
         other => panic!("{name}: {other:?}"),
     }
 }
@@ -166,8 +168,12 @@ fn compare_scans(files: &Files, records: &[Record], size: SegmentSize) {
             let inside = |lsn: Lsn| start.lsn <= lsn && lsn < end.lsn;
             let inside: Vec<_> = records.iter().filter(|record| inside(record.lsn)).collect();
             let expected: Vec<_> = inside.iter().filter_map(|record| commit_of(record)).collect();
-            let commits: Vec<_> =
-                scan.events.iter().filter(|event| event.what == What::Commit).map(|event| (event.begin.lsn, event.time)).collect();
+            let commits: Vec<_> = scan
+                .events
+                .iter()
+                .filter(|event| event.what == What::Commit)
+                .map(|event| (event.begin.lsn, event.time))
+                .collect();
             assert_eq!(commits, expected, "{name}");
             assert_eq!(scan.last_record.map(|(begin, _)| begin.lsn), inside.last().map(|record| record.lsn));
 

@@ -36,3 +36,10 @@ impl<'a> Fields<'a> {
         self.array().map(i64::from_le_bytes)
     }
 }
+
+/// Copies `piece` to offset `at`; what would not fit is left out, which no caller does.
+pub(super) fn copy_into(to: &mut [u8], at: usize, piece: &[u8]) {
+    if let Some(to) = to.get_mut(at..at + piece.len()) {
+        to.copy_from_slice(piece);
+    }
+}

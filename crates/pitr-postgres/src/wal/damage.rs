@@ -70,6 +70,9 @@ pub enum Damage {
         /// Bytes that the page announces.
         found: u64,
     },
+    /// A page says that it replaces the rest of a record, and no record was open.
+    #[error("page replaces the rest of a lost record, but no record was left open")]
+    ReplacesNothing,
     /// A record length that cannot be.
     #[error("record length {0} is impossible")]
     RecordLength(u32),

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use crate::limits::{LONG_PAGE_HEADER, MAX_RECORD, PAGE_SIZE, RECORD_HEADER};
+use crate::limits::{MAX_RECORD, PAGE_SIZE, RECORD_HEADER};
 use crate::lsn::{Lsn, SegmentSize, TimelineId};
 
 use super::body;
+use super::bytes::copy_into;
 use super::damage::{Damage, WalError};
-use super::page::{Beginning, PageHeader, major_version};
+use super::page::{Beginning, Entered, Pages};
 use super::record::{Detail, Record, RecordHeader, Resource};
 
 /// Where decoding begins, and what is known of the log.
@@ -114,16 +115,6 @@ enum State {
     Ended(End),
 }
 
-/// The page header that is being collected, and what the ones before it said.
-#[derive(Debug)]
-struct Pages {
-    bytes: [u8; LONG_PAGE_HEADER as usize],
-    magic: Option<u16>,
-    version: u32,
-    timeline: TimelineId,
-    system_id: Option<u64>,
-}
-
 /// The record that is being collected.
 #[derive(Debug, Default)]
 struct Open {
@@ -139,13 +130,7 @@ struct Open {
 impl Decoder {
     /// A decoder that expects the byte at `origin.lsn` first.
     pub fn new(origin: Origin) -> Self {
-        let pages = Pages {
-            bytes: [0; LONG_PAGE_HEADER as usize],
-            magic: None,
-            version: 0,
-            timeline: TimelineId(0),
-            system_id: origin.system_id,
-        };
+        let pages = Pages::new(origin.system_id);
         let (lsn, record) = (origin.lsn, Open::default());
         Self { origin, lsn, state: State::Start, pages, record, prev: None, valid_to: lsn }
     }
@@ -250,7 +235,7 @@ impl Decoder {
         let len = self.lsn.page_header_len(self.origin.segment_size);
         let have = self.lsn.page_offset();
         let piece = self.take(input, len - have);
-        copy_into(&mut self.pages.bytes, have as usize, piece);
+        self.pages.collect(have, piece);
         if have + (piece.len() as u64) < len {
             return Ok(());
         }
@@ -285,7 +270,10 @@ impl Decoder {
                 Ok(State::Skip { left: left.into() })
             }
             (Beginning::Continues(left), Some(open)) if u64::from(left) == open => Ok(self.state),
-            (Beginning::Fresh, None) | (Beginning::Replaces, _) => Ok(State::Header { have: 0 }),
+            (Beginning::Fresh, None) | (Beginning::Replaces, Some(_)) => Ok(State::Header { have: 0 }),
+            // What the origin cuts off may have been lost in a crash; a record that is whole cannot be replaced.
+            (Beginning::Replaces, None) if self.state == State::Start => Ok(State::Header { have: 0 }),
+            (Beginning::Replaces, None) => Err(Damage::ReplacesNothing),
             (Beginning::Continues(left), open) => {
                 Err(Damage::Continuation { expected: open.unwrap_or(0), found: left.into() })
             }
@@ -420,76 +408,9 @@ impl Decoder {
     }
 }
 
-/// What a page header, taken by itself, turned out to be.
-enum Entered {
-    Valid(Beginning),
-    End(EndReason),
-}
-
-impl Pages {
-    /// Checks the header that was collected for the page at `page`, `len` bytes long.
-    fn enter(&mut self, page: Lsn, len: u64, origin: &Origin) -> Result<Entered, Damage> {
-        let bytes = self.bytes.get(..len as usize).unwrap_or_default();
-        if bytes.iter().all(|byte| *byte == 0) {
-            return Ok(Entered::End(EndReason::Zeros));
-        }
-        let Some(header) = PageHeader::parse(&self.bytes) else {
-            return Ok(Entered::End(EndReason::Zeros));
-        };
-        let version = major_version(header.magic).ok_or(Damage::UnknownMagic(header.magic))?;
-        match self.magic {
-            Some(before) if before != header.magic => {
-                return Err(Damage::MagicChanges { before, found: header.magic });
-            }
-            _ => {}
-        }
-        if !header.flags_fit(len) {
-            return Err(Damage::PageFlags(header.flags));
-        }
-        if header.address < page && page.since(header.address) % PAGE_SIZE == 0 {
-            return Ok(Entered::End(EndReason::StalePage(header.address)));
-        }
-        if header.address != page {
-            return Err(Damage::PageAddress(header.address));
-        }
-        self.check_history(&header, origin)?;
-        (self.magic, self.version, self.timeline) = (Some(header.magic), version, header.timeline);
-        Ok(Entered::Valid(header.beginning()))
-    }
-
-    /// Timelines only go up, to the one that is read; cluster and sizes never change.
-    fn check_history(&mut self, header: &PageHeader, origin: &Origin) -> Result<(), Damage> {
-        if header.timeline < self.timeline.max(TimelineId::FIRST) || header.timeline > origin.timeline {
-            return Err(Damage::PageTimeline { before: self.timeline, found: header.timeline, last: origin.timeline });
-        }
-        let Some(long) = header.long else { return Ok(()) };
-        if u64::from(long.page_size) != PAGE_SIZE {
-            return Err(Damage::PageSize(long.page_size));
-        }
-        let expected = origin.segment_size.bytes();
-        if u64::from(long.segment_size) != expected {
-            return Err(Damage::SegmentSize { expected, found: long.segment_size });
-        }
-        match self.system_id {
-            Some(expected) if expected != long.system_id => Err(Damage::SystemId { expected, found: long.system_id }),
-            _ => {
-                self.system_id = Some(long.system_id);
-                Ok(())
-            }
-        }
-    }
-}
-
 impl Open {
     /// The length as the first four bytes of the header say.
     fn announced_len(&self) -> u32 {
         self.bytes.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-    }
-}
-
-/// Copies `piece` to offset `at`; what would not fit is left out, which no caller does.
-fn copy_into(to: &mut [u8], at: usize, piece: &[u8]) {
-    if let Some(to) = to.get_mut(at..at + piece.len()) {
-        to.copy_from_slice(piece);
     }
 }

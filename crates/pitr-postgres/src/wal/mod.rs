@@ -35,6 +35,9 @@ mod decoder;
 pub mod fuzz;
 mod page;
 mod record;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests;
 
 pub use damage::{Damage, WalError};
 pub use decoder::{Decoder, End, EndReason, Origin, Step};

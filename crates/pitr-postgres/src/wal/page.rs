@@ -1,9 +1,11 @@
 //! Headers of WAL pages, and which version of the server writes which magic.
 
-use crate::limits::LONG_PAGE_HEADER;
+use crate::limits::{LONG_PAGE_HEADER, PAGE_SIZE};
 use crate::lsn::{Lsn, TimelineId};
 
-use super::bytes::Fields;
+use super::bytes::{Fields, copy_into};
+use super::damage::Damage;
+use super::decoder::{EndReason, Origin};
 
 /// `xlp_info`: the page begins with the rest of a record of the page before.
 const CONTINUES_RECORD: u16 = 1;
@@ -76,10 +78,12 @@ impl PageHeader {
         Some(header)
     }
 
-    /// True if the flags can stand in a header of `len` bytes: no unknown bit, long exactly if it must be.
+    /// True if the flags can stand in a header of `len` bytes: no unknown bit, not both ways to begin, and long
+    /// exactly if it must be.
     pub(super) fn flags_fit(&self, len: u64) -> bool {
         let known = CONTINUES_RECORD | LONG | REMOVABLE | REPLACES_RECORD;
-        self.flags & !known == 0 && (self.flags & LONG != 0) == (len == LONG_PAGE_HEADER)
+        let both = CONTINUES_RECORD | REPLACES_RECORD;
+        self.flags & !known == 0 && self.flags & both != both && (self.flags & LONG != 0) == (len == LONG_PAGE_HEADER)
     }
 
     /// How the page begins.
@@ -101,4 +105,90 @@ pub(super) enum Beginning {
     Replaces,
     /// The rest of a record of the page before, with so many bytes left in all.
     Continues(u32),
+}
+
+/// The page header that is being collected, and what the ones before it said.
+#[derive(Debug)]
+pub(super) struct Pages {
+    bytes: [u8; LONG_PAGE_HEADER as usize],
+    pub(super) magic: Option<u16>,
+    pub(super) version: u32,
+    pub(super) timeline: TimelineId,
+    pub(super) system_id: Option<u64>,
+}
+
+/// What a page header, taken by itself, turned out to be.
+pub(super) enum Entered {
+    /// It is part of the log.
+    Valid(Beginning),
+    /// The log ends before it.
+    End(EndReason),
+}
+
+impl Pages {
+    pub(super) fn new(system_id: Option<u64>) -> Self {
+        let bytes = [0; LONG_PAGE_HEADER as usize];
+        Self { bytes, magic: None, version: 0, timeline: TimelineId(0), system_id }
+    }
+
+    /// Puts `piece` at offset `at` of the header.
+    pub(super) fn collect(&mut self, at: u64, piece: &[u8]) {
+        copy_into(&mut self.bytes, at as usize, piece);
+    }
+
+    /// Checks the header that was collected for the page at `page`, `len` bytes long.
+    pub(super) fn enter(&mut self, page: Lsn, len: u64, origin: &Origin) -> Result<Entered, Damage> {
+        let bytes = self.bytes.get(..len as usize).unwrap_or_default();
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(Entered::End(EndReason::Zeros));
+        }
+        let Some(header) = PageHeader::parse(&self.bytes) else {
+            return Ok(Entered::End(EndReason::Zeros));
+        };
+        let version = major_version(header.magic).ok_or(Damage::UnknownMagic(header.magic))?;
+        match self.magic {
+            Some(before) if before != header.magic => {
+                return Err(Damage::MagicChanges { before, found: header.magic });
+            }
+            _ => {}
+        }
+        if !header.flags_fit(len) {
+            return Err(Damage::PageFlags(header.flags));
+        }
+        if header.address < page && page.since(header.address).is_multiple_of(PAGE_SIZE) {
+            return Ok(Entered::End(EndReason::StalePage(header.address)));
+        }
+        if header.address != page {
+            return Err(Damage::PageAddress(header.address));
+        }
+        let beginning = header.beginning();
+        if header.left > 0 && !matches!(beginning, Beginning::Continues(_)) {
+            return Err(Damage::Continuation { expected: 0, found: header.left.into() });
+        }
+        self.check_history(&header, origin)?;
+        (self.magic, self.version, self.timeline) = (Some(header.magic), version, header.timeline);
+        Ok(Entered::Valid(beginning))
+    }
+
+    /// Timelines only go up, to the one that is read; cluster and sizes never change.
+    fn check_history(&mut self, header: &PageHeader, origin: &Origin) -> Result<(), Damage> {
+        if header.timeline < self.timeline.max(TimelineId::FIRST) || header.timeline > origin.timeline {
+            return Err(Damage::PageTimeline { before: self.timeline, found: header.timeline, last: origin.timeline });
+        }
+        let Some(long) = header.long else { return Ok(()) };
+        if u64::from(long.page_size) != PAGE_SIZE {
+            return Err(Damage::PageSize(long.page_size));
+        }
+        let expected = origin.segment_size.bytes();
+        if u64::from(long.segment_size) != expected {
+            return Err(Damage::SegmentSize { expected, found: long.segment_size });
+        }
+        match self.system_id {
+            Some(expected) if expected != long.system_id => Err(Damage::SystemId { expected, found: long.system_id }),
+            _ => {
+                self.system_id = Some(long.system_id);
+                Ok(())
+            }
+        }
+    }
 }

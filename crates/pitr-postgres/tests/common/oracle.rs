@@ -88,7 +88,9 @@ fn time_of(resource: &str, description: &str) -> Option<Timestamp> {
     if resource != "Transaction" || !ends {
         return None;
     }
-    let before = description.split_once(" UTC")?.0;
+    // Builds without names of time zones write the offset.
+    let zone = [" UTC", "+00"].iter().filter_map(|zone| description.find(zone)).min();
+    let before = &description[..zone.unwrap_or_else(|| panic!("no time in {description:?}"))];
     let text = before.rmatch_indices(' ').nth(1).map_or(before, |(at, _)| &before[at + 1..]);
     let time = chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f");
     Some(time.unwrap_or_else(|error| panic!("{text:?} in {description:?}: {error}")).and_utc())
