@@ -80,7 +80,7 @@ pub(crate) fn choose<'a, E: Engine>(
     cut: &Resolved<E::Position>,
 ) -> Step<E::Position, (OnPath<'a, E::Position>, At)> {
     let before = |one: &OnPath<'a, E::Position>| {
-        log.walk.is_before((one.hop, &one.base.consistent), (cut.hop, &cut.cut)) && one.hop <= cut.hop
+        log.is_before((one.hop, &one.base.consistent), (cut.hop, &cut.cut)) && one.hop <= cut.hop
     };
     let first = |one: &OnPath<'a, E::Position>| log.place_to_read_from(cut.at.run, one.hop, &one.base.start);
     let candidates: Vec<OnPath<'a, E::Position>> = bases.all.iter().copied().filter(before).collect();
@@ -154,7 +154,7 @@ impl<'a, P: Position> Bases<'a, P> {
         let serves = |one: &OnPath<'a, P>| {
             one.hop <= hop
                 && log.place_to_read_from(run, one.hop, &one.base.start).is_some()
-                && log.walk.is_before((one.hop, &one.base.consistent), (hop, end))
+                && log.is_before((one.hop, &one.base.consistent), (hop, end))
         };
         self.all.iter().copied().filter(serves).collect()
     }

@@ -185,12 +185,27 @@ impl<'a, E: Engine> Log<'a, E> {
     /// The place in a run from which log can be read that begins at `start`, the start of a base. Unlike
     /// [`Self::place_of`] it may lie in bytes that a child repeats from its parent.
     pub fn place_to_read_from(&self, run: usize, hop: usize, start: &E::Position) -> Option<At> {
-        self.place_of(run, hop, start).or_else(|| {
-            let pieces = self.run(run);
-            let piece = pieces.partition_point(|p| p.hop < hop);
-            let holds = |p: &&Piece<'_, E::Position>| p.hop == hop && p.lower <= *start && *start <= p.end;
-            pieces.get(piece).filter(holds).map(|_| At { run, piece })
-        })
+        let mut start = start.clone();
+        for hop in hop..self.walk.path.len() {
+            if let Some(at) = self.place_of(run, hop, &start).or_else(|| self.place_in_copy(run, hop, &start)) {
+                return Some(at);
+            }
+            start = E::in_child(&start, self.walk.path.get(hop + 1)?.fork.as_ref()?)?;
+        }
+        None
+    }
+
+    /// The first piece of a lineage in a run, if `start` lies in what it repeats from its parent.
+    fn place_in_copy(&self, run: usize, hop: usize, start: &E::Position) -> Option<At> {
+        let pieces = self.run(run);
+        let piece = pieces.partition_point(|p| p.hop < hop);
+        let holds = |p: &&Piece<'_, E::Position>| p.hop == hop && p.lower <= *start && *start <= p.end;
+        pieces.get(piece).filter(holds).map(|_| At { run, piece })
+    }
+
+    /// See [`Walk::is_before`].
+    pub fn is_before(&self, a: (usize, &E::Position), b: (usize, &E::Position)) -> bool {
+        self.walk.is_before::<E>(a, b)
     }
 
     /// The first place at or after `from` whose bytes reach to `position`, the last of the run if none does.

@@ -220,7 +220,7 @@ fn cut_at<E: Engine>(
     }
     let Some(end) = log.end_of(at.run)? else { return beyond_run(log, at.run.checked_sub(1)) };
     // The end of the last whole record: nothing begins here, so there is nothing to keep or to drop.
-    if log.walk.is_before((hop, position), (end.hop, &end.cut)) {
+    if log.is_before((hop, position), (end.hop, &end.cut)) {
         end_of_run(log, at.run)
     } else {
         beyond_run(log, Some(at.run))

@@ -95,14 +95,28 @@ impl<'a, P: pitr_core::Position> Walk<'a, P> {
         self.path.get(hop + 1).and_then(|child| child.fork.as_ref()).map(|fork| &fork.parent_at)
     }
 
-    /// True if the cut `a` lies at or before the cut `b`, each with the lineage in whose coordinates it is.
-    pub fn is_before(&self, a: (usize, &P), b: (usize, &P)) -> bool {
+    /// True if it is certain that the cut `a` lies at or before the cut `b`, each with the lineage in whose
+    /// coordinates it is.
+    pub fn is_before<E: Engine<Position = P>>(&self, a: (usize, &P), b: (usize, &P)) -> bool {
+        let fork_of = |hop: usize| self.path.get(hop).and_then(|lineage| lineage.fork.as_ref());
         match a.0.cmp(&b.0) {
-            Ordering::Less => true,
             Ordering::Equal => a.1 <= b.1,
-            // The only cut that two neighbours share is the fork.
+            Ordering::Less => {
+                let mut at = a.1.clone();
+                for hop in a.0 + 1..=b.0 {
+                    let Some(fork) = fork_of(hop) else { return false };
+                    // A child's position may lie before its fork, in the copy of the parent's bytes.
+                    at = if hop == b.0 && fork.child_at <= *b.1 {
+                        return true;
+                    } else {
+                        E::in_child(&at, fork).unwrap_or_else(|| fork.child_at.clone())
+                    };
+                }
+                at <= *b.1
+            }
+            // Of a parent, only the fork itself is at or after a cut of its child that is not in the copy.
             Ordering::Greater => {
-                let fork = self.path.get(a.0).and_then(|child| child.fork.as_ref()).filter(|_| a.0 == b.0 + 1);
+                let fork = fork_of(a.0).filter(|_| a.0 == b.0 + 1);
                 fork.is_some_and(|fork| fork.parent_at <= *b.1 && *a.1 <= fork.child_at)
             }
         }
