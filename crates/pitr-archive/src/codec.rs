@@ -75,16 +75,46 @@ pub(crate) fn encrypt(
     frames: &[Bytes],
     recipients: &[x25519::Recipient],
     proof: &x25519::Recipient,
-) -> io::Result<Bytes> {
+) -> io::Result<Vec<Bytes>> {
     let all = recipients.iter().chain([proof]).map(|recipient| recipient as &dyn age::Recipient);
     let encryptor = age::Encryptor::with_recipients(all).map_err(io::Error::other)?;
-    let plain: usize = frames.iter().map(Bytes::len).sum();
-    // Room for the stanzas (about 100 bytes each) and a tag per 64 KiB.
-    let mut writer = encryptor.wrap_output(Vec::with_capacity(plain + plain / 2048 + 1024 + 128 * recipients.len()))?;
+    let mut writer = encryptor.wrap_output(Pieces::default())?;
     for frame in frames {
         writer.write_all(frame)?;
     }
-    writer.finish().map(Bytes::from)
+    writer.finish().map(Pieces::finish)
+}
+
+/// Collects bytes in pieces of limited size.
+///
+/// An allocator that gives each thread its own heap keeps about as much in each as the largest buffer that was
+/// ever freed: with whole objects in one piece, that was several times the memory in use.
+#[derive(Default)]
+struct Pieces {
+    full: Vec<Bytes>,
+    current: Vec<u8>,
+}
+
+impl Pieces {
+    fn finish(mut self) -> Vec<Bytes> {
+        self.full.push(self.current.into());
+        self.full
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.current.len() >= limits::PIECE_BYTES {
+            self.full.push(std::mem::take(&mut self.current).into());
+        }
+        let taken = bytes.len().min(limits::PIECE_BYTES - self.current.len());
+        self.current.extend_from_slice(bytes.get(..taken).unwrap_or_default());
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Decompresses all frames into `sink` and `hasher`, but at most one byte more than `limit`.

@@ -259,7 +259,7 @@ pub fn seal(subject: Subject, payload: Payload, encryption: &Encryption, digests
         Encryption::Recipients(recipients) => {
             let once = age::x25519::Identity::generate();
             let sealed = codec::encrypt(&frames, recipients, &once.to_public()).map_err(io)?;
-            (vec![sealed], Identities::from(once))
+            (sealed, Identities::from(once))
         }
     };
     let head = header_bytes(&facts_line, &stored).map_err(|bytes| Error::TooLarge {

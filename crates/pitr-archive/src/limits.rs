@@ -24,6 +24,8 @@ pub const ZSTD_LEVEL: i32 = 3;
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 24;
 /// Content of one zstd frame, in bytes; frames of one object are compressed in parallel.
 pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
+/// Largest piece of an encrypted object in memory, in bytes.
+pub const PIECE_BYTES: usize = 256 * 1024;
 /// Threads that compress one object.
 pub const CODEC_THREADS: usize = 4;
 /// Buffer between decryption and decompression, and below the digest, in bytes.

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use pitr_core::BaseId;
 use serde::{Deserialize, Serialize};
-use zstd::zstd_safe::compress_bound;
 
 use super::chunk::ChunkId;
 use super::limits::{CONTENT_CHUNK_MAX, PACK_CHUNKS, PACK_RAW, PACK_TARGET};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
+use crate::limits::PIECE_BYTES;
 
 /// Name of a pack: the base that stored it, and a number counted from 0 within that base.
 ///
@@ -61,8 +61,10 @@ pub(crate) struct PackFacts {
 #[derive(Debug)]
 pub(crate) struct PackBuilder {
     facts: PackFacts,
-    /// In one piece: many small ones would fragment the memory of a backup that runs for hours.
-    frames: Vec<u8>,
+    frames: Vec<Bytes>,
+    /// Frames that are not in `frames` yet: small ones are put together to larger pieces.
+    current: Vec<u8>,
+    stored: usize,
     raw: u64,
     hasher: blake3::Hasher,
 }
@@ -71,8 +73,8 @@ pub(crate) struct PackBuilder {
 #[derive(Debug)]
 pub(crate) struct SealedPack {
     pub(crate) facts: PackFacts,
-    /// All frames, concatenated.
-    pub(crate) frames: Bytes,
+    /// All frames, in pieces.
+    pub(crate) frames: Vec<Bytes>,
     /// Bytes of all chunks, uncompressed.
     pub(crate) raw_bytes: u64,
     /// Digest of all chunks, concatenated.
@@ -82,8 +84,7 @@ pub(crate) struct SealedPack {
 impl PackBuilder {
     /// An empty pack; `hasher` makes the digest of its whole content.
     pub(crate) fn new(hasher: blake3::Hasher) -> Self {
-        let frames = Vec::with_capacity(PACK_TARGET + compress_bound(CONTENT_CHUNK_MAX));
-        Self { facts: PackFacts::default(), frames, raw: 0, hasher }
+        Self { facts: PackFacts::default(), frames: Vec::new(), current: Vec::new(), stored: 0, raw: 0, hasher }
     }
 
     /// Adds a chunk and its compressed form. No chunk exceeds [`CONTENT_CHUNK_MAX`].
@@ -92,19 +93,24 @@ impl PackBuilder {
         self.hasher.update(raw);
         self.raw += raw.len() as u64;
         self.facts.chunks.push(PackedChunk { id, raw: raw.len() as u32, frame: frame.len() as u32 });
-        self.frames.extend_from_slice(frame);
+        self.stored += frame.len();
+        if self.current.len() + frame.len() > PIECE_BYTES && !self.current.is_empty() {
+            self.frames.push(std::mem::take(&mut self.current).into());
+        }
+        self.current.extend_from_slice(frame);
     }
 
     /// True when it should be stored and another one begun.
     pub(crate) fn is_full(&self) -> bool {
-        self.frames.len() >= PACK_TARGET || self.facts.chunks.len() >= PACK_CHUNKS || self.raw >= PACK_RAW
+        self.stored >= PACK_TARGET || self.facts.chunks.len() >= PACK_CHUNKS || self.raw >= PACK_RAW
     }
 
     /// Ends the pack.
-    pub(crate) fn seal(self) -> SealedPack {
+    pub(crate) fn seal(mut self) -> SealedPack {
+        self.frames.push(self.current.into());
         SealedPack {
             facts: self.facts,
-            frames: self.frames.into(),
+            frames: self.frames,
             raw_bytes: self.raw,
             raw_digest: *self.hasher.finalize().as_bytes(),
         }

@@ -108,7 +108,7 @@ impl Packer {
 
 async fn upload(objects: &Objects, key: &str, pack: SealedPack) -> Result<u64> {
     let SealedPack { facts, frames, raw_bytes, raw_digest } = pack;
-    let payload = Payload::Frames { frames: vec![frames], raw_bytes, raw_digest };
+    let payload = Payload::Frames { frames, raw_bytes, raw_digest };
     match objects.put(Kind::Pack, key, &facts, payload).await? {
         Put::Stored { stored_bytes } => Ok(stored_bytes),
         // Only a repetition of our own request, whose first answer was lost, finds the same pack there.
