@@ -8,7 +8,7 @@ use pitr_archive::base::{self, BaseOptions, BaseWriter};
 use pitr_archive::{Access, Archive};
 use pitr_core::ports::{BaseReader, Chunking, PartSink, PartWriter};
 use pitr_core::{Classify, ErrorKind};
-use pitr_testkit::toy::{Toy, ToyPosition};
+use pitr_testkit::toy::Toy;
 use proptest::prelude::*;
 
 /// A tree like a small database: an empty file, small ones, copies, one of several chunks, a dump.
@@ -85,7 +85,7 @@ async fn a_second_base_of_unchanged_content_stores_next_to_nothing() {
     assert_eq!(second.reused, second.base.bytes);
     assert!(second.base.stored * 100 < first.base.stored, "{} of {}", second.base.stored, first.base.stored);
     assert_eq!(lab.pour(&second).await.unwrap(), tree);
-    // A writer without identity knows what can be reused, too: the first base stands in plain headers.
+    // Without reuse only what the base itself repeats is found.
     let reuse = BaseOptions { reuse: 0, ..BaseOptions::default() };
     let writer = BaseWriter::begin(lab.archive.objects(), "shop", &reuse).await.unwrap();
     add(&writer, "all", &tree["base/5/2619"], 100_000).await.unwrap();
@@ -263,11 +263,10 @@ proptest! {
     }
 }
 
-/// So that the type of the position is used where a reader of this file looks for it.
 #[tokio::test]
 async fn a_base_of_nothing_is_a_base() {
     let lab = Lab::new(true).await;
-    let written: base::BaseWritten<ToyPosition> = lab.take(&Tree::new()).await;
+    let written = lab.take(&Tree::new()).await;
     assert_eq!((written.parts, written.base.bytes), (0, 0));
     assert_eq!(lab.pour(&written).await.unwrap(), Tree::new());
     assert!(base::verify(&lab.source, &written.base.id).await.unwrap().is_sound());

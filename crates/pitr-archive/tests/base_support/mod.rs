@@ -39,7 +39,8 @@ pub fn file(path: &str, content: Vec<u8>) -> (String, Option<(Chunking, Vec<u8>)
 
 pub fn info(path: &str, entry: &Option<(Chunking, Vec<u8>)>) -> PartInfo {
     let kind = entry.as_ref().map_or(PartKind::Directory, |(chunking, _)| PartKind::File(*chunking));
-    PartInfo { path: path.to_owned(), kind, mode: Some(0o600) }
+    let mode = if entry.is_some() { 0o600 } else { 0o700 };
+    PartInfo { path: path.to_owned(), kind, mode: Some(mode) }
 }
 
 pub fn record() -> BackupRecord<ToyPosition> {
@@ -163,9 +164,11 @@ impl MemoryTarget {
         assert_eq!(state.begun.keys().collect::<Vec<_>>(), state.ended.iter().collect::<Vec<_>>());
         let entry = |(path, info): (String, PartInfo)| {
             let content = state.content.get(&path).cloned().unwrap_or_default();
-            assert_eq!(info.mode, Some(0o600));
             match info.kind {
-                PartKind::File(chunking) => (path, Some((chunking, content))),
+                PartKind::File(chunking) => {
+                    assert_eq!(info.mode, Some(0o600));
+                    (path, Some((chunking, content)))
+                }
                 PartKind::Directory => (path, None),
             }
         };
