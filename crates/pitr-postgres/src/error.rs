@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// A server could not be reached, or refused.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(Box<ConnectError>),
     /// A base backup is not usable.
     #[error(transparent)]
     Base(#[from] BaseError),
@@ -65,6 +65,13 @@ pub enum Error {
     /// A name made from what the server said is not usable in the archive.
     #[error(transparent)]
     Name(#[from] InvalidName),
+}
+
+// By hand, for it is boxed: the largest of them would make every result of this crate as large.
+impl From<ConnectError> for Error {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Box::new(error))
+    }
 }
 
 impl Classify for Error {
