@@ -52,7 +52,7 @@ pub enum Error {
     Restore(#[from] RestoreError),
     /// The server of a restored directory failed.
     #[error(transparent)]
-    Server(#[from] ServerError),
+    Server(Box<ServerError>),
     /// The archive failed; its own error.
     #[error(transparent)]
     Port(PortError),
@@ -67,10 +67,16 @@ pub enum Error {
     Name(#[from] InvalidName),
 }
 
-// By hand, for it is boxed: the largest of them would make every result of this crate as large.
+// By hand, for they are boxed: the largest of them would make every result of this crate as large.
 impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
         Self::Connect(Box::new(error))
+    }
+}
+
+impl From<ServerError> for Error {
+    fn from(error: ServerError) -> Self {
+        Self::Server(Box::new(error))
     }
 }
 
