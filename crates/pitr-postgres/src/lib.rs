@@ -20,12 +20,17 @@
 //! - [`wal`]: the decoder. Bytes in; record, "more", end of log, or damage at a position out.
 //! - [`scan`]: the commits, named points and other events of a stretch of log, for targets and headers.
 //! - [`push`]: what a WAL file must fulfil before it is archived.
+//! - [`connect`], [`replication`]: the way to a server, for SQL and for the replication protocol.
+//! - [`base`]: a base backup into a sink; [`restore`] and [`server`]: back again, up to one exact position.
+//! - [`check`], [`grants`]: is the server set up, and which role does `pitr` need?
 //! - [`Postgres`]: the engine, as planner and archive see it.
 
 pub mod base;
+pub mod check;
 pub mod connect;
 pub mod engine;
 pub mod error;
+pub mod grants;
 pub mod history;
 pub mod limits;
 pub mod lsn;

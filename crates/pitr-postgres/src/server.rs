@@ -248,7 +248,7 @@ impl PrivateServer {
             format!("hba_file={}", rules.display()),
             format!("port={DEFAULT_PORT}"),
             "listen_addresses=".to_owned(),
-            "external_pid_file=".to_owned(),
+            format!("external_pid_file={}", directory.join("pid").display()),
             "ssl=off".to_owned(),
             "archive_mode=off".to_owned(),
             "hot_standby=on".to_owned(),
@@ -265,7 +265,11 @@ impl PrivateServer {
     }
 
     /// Waits until the replay stopped; returns a connection and the position, which is the planned one.
-    async fn wait_for_stop(&mut self, planned: PgPosition, role: Option<&str>) -> Result<(SqlClient, PgPosition), Error> {
+    async fn wait_for_stop(
+        &mut self,
+        planned: PgPosition,
+        role: Option<&str>,
+    ) -> Result<(SqlClient, PgPosition), Error> {
         let mut roles: Vec<String> = role.map(str::to_owned).into_iter().collect();
         if !roles.iter().any(|role| role == "postgres") {
             roles.push("postgres".to_owned());
@@ -312,7 +316,11 @@ impl PrivateServer {
     }
 
     /// Where the replay stopped; `None` while it goes on, or if the server went away.
-    async fn stopped_at(&self, sql: &SqlClient, timeline: TimelineId) -> Result<Option<(PgPosition, SegmentSize)>, Error> {
+    async fn stopped_at(
+        &self,
+        sql: &SqlClient,
+        timeline: TimelineId,
+    ) -> Result<Option<(PgPosition, SegmentSize)>, Error> {
         const STATE: &str = "SELECT pg_is_in_recovery(), \
             CASE WHEN pg_is_in_recovery() THEN pg_is_wal_replay_paused() END, \
             pg_last_wal_replay_lsn()::text, \
@@ -338,7 +346,9 @@ impl PrivateServer {
         let path = self.data.join("pg_wal").join(format!("{:08X}.history", timeline.0));
         let mut content = Vec::new();
         match File::open(&path) {
-            Ok(file) => file.take(MAX_HISTORY_FILE as u64).read_to_end(&mut content).map_err(io_error("read", &path))?,
+            Ok(file) => {
+                file.take(MAX_HISTORY_FILE as u64).read_to_end(&mut content).map_err(io_error("read", &path))?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("open", &path)(error).into()),
         };

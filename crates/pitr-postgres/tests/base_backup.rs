@@ -91,7 +91,9 @@ fn damage(file: &Path, block: u64) {
 async fn damaged_pages_are_reported_and_the_base_is_still_complete() {
     let server = Server::start();
     let sql = server.sql().await;
-    sql.batch_execute("CREATE TABLE t AS SELECT g, repeat('x', 500) FROM generate_series(1, 5000) g; CHECKPOINT").await.unwrap();
+    sql.batch_execute("CREATE TABLE t AS SELECT g, repeat('x', 500) FROM generate_series(1, 5000) g; CHECKPOINT")
+        .await
+        .unwrap();
     let path: String = sql.query_one("SELECT pg_relation_filepath('t')", &[]).await.unwrap().get(0);
     for block in [3, 7] {
         damage(&server.data().join(&path), block);
@@ -109,7 +111,9 @@ async fn damaged_pages_are_reported_and_the_base_is_still_complete() {
 async fn pages_that_change_during_the_backup_are_no_damage() {
     let server = Server::start();
     let sql = server.sql().await;
-    sql.batch_execute("CREATE TABLE t AS SELECT g, repeat('x', 500) AS x FROM generate_series(1, 50000) g").await.unwrap();
+    sql.batch_execute("CREATE TABLE t AS SELECT g, repeat('x', 500) AS x FROM generate_series(1, 50000) g")
+        .await
+        .unwrap();
     let busy = async {
         loop {
             sql.batch_execute("UPDATE t SET x = repeat('y', 500) WHERE g % 7 = 0; CHECKPOINT").await.unwrap();
@@ -129,7 +133,11 @@ async fn a_tablespace_that_the_server_would_leave_out_is_refused() {
     if major() != 15 {
         return;
     }
-    let server = Server::start_with(&support_io::bin(), "allow_in_place_tablespaces = on", "local all all trust\nlocal replication all trust\n");
+    let server = Server::start_with(
+        &support_io::bin(),
+        "allow_in_place_tablespaces = on",
+        "local all all trust\nlocal replication all trust\n",
+    );
     let error = PgBaseBackup::new(server.settings(), FAST, digest()).run(&MemoryBase::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
 }
@@ -141,7 +149,8 @@ async fn a_second_timeline_has_its_history_and_a_lineage_of_its_own() {
     support_io::give_to_server_user(&server.data());
     server.pg_ctl(&["restart", "-w", "-l", server.root.path().join("log").to_str().unwrap()]);
     server.pg_ctl(&["promote", "-w"]);
-    let (record, report) = PgBaseBackup::new(server.settings(), FAST, digest()).run(&MemoryBase::default()).await.unwrap();
+    let (record, report) =
+        PgBaseBackup::new(server.settings(), FAST, digest()).run(&MemoryBase::default()).await.unwrap();
     let (name, content) = report.history.unwrap();
     assert_eq!(name, "00000002.history");
     assert_eq!(content, std::fs::read(server.data().join("pg_wal/00000002.history")).unwrap());

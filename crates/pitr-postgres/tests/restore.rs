@@ -61,7 +61,10 @@ impl Story {
         let archived = format!("{}/%f", self.server.archive().display());
         let script = format!("cp \"{}/$1\" \"$2\"", self.server.archive().display());
         assert!(archived.contains("%f"));
-        RestoreCommand { program: "/bin/sh".into(), arguments: vec!["-c".into(), script, "fetch".into(), "%f".into(), "%p".into()] }
+        RestoreCommand {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script, "fetch".into(), "%f".into(), "%p".into()],
+        }
     }
 
     fn options(&self, into: &Path) -> RestoreOptions {
@@ -69,7 +72,8 @@ impl Story {
     }
 
     fn starting(&self, into: &Path) -> RestoreOptions {
-        let start = StartOptions { bin_dir: Some(self.server.bin.clone()), keep_running: true, ..StartOptions::default() };
+        let start =
+            StartOptions { bin_dir: Some(self.server.bin.clone()), keep_running: true, ..StartOptions::default() };
         RestoreOptions { start: Some(start), ..self.options(into) }
     }
 }
@@ -77,7 +81,14 @@ impl Story {
 fn before(lsn: Lsn) -> Recovery<PgPosition> {
     let cut = PgPosition::new(TimelineId(1), lsn);
     let lineage = LineageId::new("7.00000001").unwrap();
-    Recovery { base: BaseId::new("b").unwrap(), lineage: lineage.clone(), path: vec![lineage], log: vec![], cut, stop: Stop::Before(cut) }
+    Recovery {
+        base: BaseId::new("b").unwrap(),
+        lineage: lineage.clone(),
+        path: vec![lineage],
+        log: vec![],
+        cut,
+        stop: Stop::Before(cut),
+    }
 }
 
 async fn rows(socket: &(PathBuf, u16)) -> Vec<i32> {
@@ -103,7 +114,8 @@ async fn a_restored_server_stops_exactly_where_it_should() {
         assert_eq!(reached.position, recovery.cut);
         assert_eq!(found, (1..=kept as i32).collect::<Vec<_>>());
         assert_eq!(mode(&into), 0o700);
-        let (owner, parent) = (std::fs::metadata(into.join("global/pg_control")).unwrap(), std::fs::metadata(place.path()).unwrap());
+        let (owner, parent) =
+            (std::fs::metadata(into.join("global/pg_control")).unwrap(), std::fs::metadata(place.path()).unwrap());
         assert_eq!((owner.uid(), owner.mode() & 0o777), (parent.uid(), 0o600));
     }
 }
@@ -193,7 +205,10 @@ fn small_base() -> MemoryBase {
     let sum = crc32c::crc32c(&control[..288]);
     control[288..292].copy_from_slice(&sum.to_le_bytes());
     base.put("base/global/pg_control", &control);
-    base.put("base/backup_label", b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n");
+    base.put(
+        "base/backup_label",
+        b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\nSTART TIMELINE: 1\n",
+    );
     base.put("base/base/1/16384", &vec![5; 300_000]);
     base.put("base/standby.signal", b"");
     base.put("base/postmaster.pid", b"1");
@@ -248,7 +263,11 @@ async fn an_interrupted_restore_goes_on_and_another_plan_does_not() {
 async fn nothing_is_written_outside_of_the_directory() {
     let place = scratch();
     let recovery = before(Lsn(0x0300_0028));
-    for (number, path) in ["base/../../escaped", "base//etc/escaped", "ts/16384/x", "ts/../x", "/escaped", "base/a/../../../escaped"].into_iter().enumerate() {
+    for (number, path) in
+        ["base/../../escaped", "base//etc/escaped", "ts/16384/x", "ts/../x", "/escaped", "base/a/../../../escaped"]
+            .into_iter()
+            .enumerate()
+    {
         let base = small_base();
         base.put(path, b"x");
         let result = PgRestore::new(plain(&place.path().join(number.to_string()))).run(&recovery, &base).await;

@@ -76,6 +76,9 @@ pub struct SourceSettings {
     pub version_num: u32,
     /// Values of [`SourceSettings::RECORDED`], as `SHOW` prints them; those that the role may see.
     pub settings: BTreeMap<String, String>,
+    /// True if there are tablespaces inside the data directory: the server recovers them only if told to.
+    #[serde(default)]
+    pub in_place_tablespaces: bool,
 }
 
 impl SourceSettings {

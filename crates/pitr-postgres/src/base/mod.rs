@@ -36,7 +36,9 @@ use crate::engine::{Postgres, facts};
 use crate::error::Error;
 use crate::history::lineage_id;
 use crate::limits::RELATION_PAGE;
-use crate::replication::{BackupEnd, BackupEvent, BackupOptions, BackupStream, ReplicationClient, SystemIdentity};
+use crate::replication::{
+    BackupEnd, BackupEvent, BackupOptions, BackupStream, ReplicationClient, SystemIdentity, Tablespace,
+};
 use crate::{PgPosition, SegmentSize, TimelineId};
 
 /// The archive's keyed digest of some bytes.
@@ -121,7 +123,7 @@ impl PgBaseBackup {
     /// Takes the base, and returns with its record what a program wants to print or archive beside it.
     pub async fn run<S: PartSink>(self, into: &S) -> Result<(BackupRecord<PgPosition>, BackupReport), Error> {
         let mut client = ReplicationClient::connect(&self.settings).await?;
-        let server = Server::ask(&mut client).await?;
+        let mut server = Server::ask(&mut client).await?;
         let history = match server.identity.timeline {
             TimelineId::FIRST => None,
             timeline => Some(client.timeline_history(timeline).await?),
@@ -131,8 +133,9 @@ impl PgBaseBackup {
             lineage_id(server.identity.system_id, server.identity.timeline, content, |bytes| (self.digest)(bytes))?;
 
         let began = Utc::now().trunc_subsecs(6);
-        store_settings(into, &server.source).await?;
         let stream = client.base_backup(&self.options).await?;
+        server.source.in_place_tablespaces = stream.tablespaces.iter().any(Tablespace::is_in_place);
+        store_settings(into, &server.source).await?;
         let (found, end) = self.receive(stream, into, &server).await?;
         let complete = Utc::now().trunc_subsecs(6);
         client.close().await;
@@ -220,7 +223,7 @@ impl Server {
                 settings.insert(name.to_owned(), value);
             }
         }
-        let source = SourceSettings { version_num: client.version_num(), settings };
+        let source = SourceSettings { version_num: client.version_num(), settings, in_place_tablespaces: false };
         Ok(Self { identity, segment_size, data_checksums, file_pages, source })
     }
 

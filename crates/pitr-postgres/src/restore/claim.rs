@@ -122,8 +122,7 @@ pub(super) fn make_parent(path: &Path, owner: Option<Owner>) -> Result<(), Resto
 }
 
 /// How directories are opened: the last component is never followed.
-pub(super) const DIRECTORY: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Names in a directory.
 pub(super) fn entries(directory: &OwnedFd) -> rustix::io::Result<Vec<String>> {

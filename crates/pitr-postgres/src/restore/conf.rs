@@ -71,7 +71,8 @@ const STALE: [&str; 13] = [
 ];
 
 /// Targets that would contradict ours: the server accepts one kind only.
-const OTHER_TARGETS: [&str; 4] = ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+const OTHER_TARGETS: [&str; 4] =
+    ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
 /// The name that a line of a configuration file sets; `None` for comments.
 fn key(line: &str) -> Option<&str> {
@@ -123,15 +124,26 @@ impl RecoverySettings<'_> {
         };
         set("archive_mode", "off")?;
         set("hot_standby", "on")?;
-        for name in ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", "archive_cleanup_command", "recovery_end_command"] {
+        for name in [
+            "primary_conninfo",
+            "primary_slot_name",
+            "synchronous_standby_names",
+            "archive_cleanup_command",
+            "recovery_end_command",
+        ] {
             set(name, "")?;
         }
         set("recovery_min_apply_delay", "0")?;
         if let Some(addresses) = self.listen_addresses {
             set("listen_addresses", addresses)?;
         }
+        if self.source.in_place_tablespaces {
+            set("allow_in_place_tablespaces", "on")?;
+        }
         for name in SourceSettings::MINIMUMS {
-            if let Some(value) = self.source.settings.get(name).filter(|_| !sets(conf, name) && !sets(self.auto_conf, name)) {
+            if let Some(value) =
+                self.source.settings.get(name).filter(|_| !sets(conf, name) && !sets(self.auto_conf, name))
+            {
                 set(name, value)?;
             }
         }

@@ -87,7 +87,9 @@ impl Classify for RestoreError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NotEmpty { .. } => "give a directory that is empty or does not exist; nothing was touched",
-            Self::OtherPlan(_) => "repeat the restore with the same base and target to go on, or remove that directory first",
+            Self::OtherPlan(_) => {
+                "repeat the restore with the same base and target to go on, or remove that directory first"
+            }
             Self::InUse { .. } => "restore into another directory; nothing was touched",
             Self::Busy(_) => "wait for it to end",
             Self::Missing(_) | Self::BadPart { .. } => "restore from another base or replica, and run pitr verify",

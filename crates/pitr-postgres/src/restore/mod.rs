@@ -166,7 +166,9 @@ impl PgRestore {
             let location = std::path::absolute(&location).map_err(RestoreError::io("find", &location))?;
             if location.starts_with(into) {
                 let location = location.display();
-                return Err(RestoreError::Option(format!("tablespace {oid} cannot be inside the data directory: {location}")));
+                return Err(RestoreError::Option(format!(
+                    "tablespace {oid} cannot be inside the data directory: {location}"
+                )));
             }
             Ok((*oid, location))
         };
@@ -231,7 +233,10 @@ impl Restorer for PgRestore {
         recovery: &Recovery<PgPosition>,
         from: &R,
     ) -> Result<Option<PgPosition>, PortError> {
-        self.run(recovery, from).await.map(|report| report.reached.map(|reached| reached.position)).map_err(PortError::new)
+        self.run(recovery, from)
+            .await
+            .map(|report| report.reached.map(|reached| reached.position))
+            .map_err(PortError::new)
     }
 }
 
@@ -249,13 +254,15 @@ struct SmallParts {
 
 impl SmallParts {
     async fn read<R: BaseReader>(base: &BaseId, from: &R) -> Result<Self, Error> {
-        let label = text(from.small_part(base, "base/backup_label").await?).ok_or(RestoreError::Missing("backup_label"))?;
+        let label =
+            text(from.small_part(base, "base/backup_label").await?).ok_or(RestoreError::Missing("backup_label"))?;
         let label = BackupLabel::parse(&label).ok_or_else(|| bad("backup_label", "it has another format"))?;
         if label.incremental {
             return Err(bad("backup_label", "the base is an increment of another one").into());
         }
         let map = text(from.small_part(base, "base/tablespace_map").await?).unwrap_or_default();
-        let mut tablespaces = TablespaceMap::parse(&map).ok_or_else(|| bad("tablespace_map", "it has another format"))?;
+        let mut tablespaces =
+            TablespaceMap::parse(&map).ok_or_else(|| bad("tablespace_map", "it has another format"))?;
         // One inside the data directory needs no link.
         tablespaces.0.retain(|_, location| location.starts_with('/'));
         let control = from.small_part(base, "base/global/pg_control").await?;

@@ -92,7 +92,8 @@ impl Tree {
         let (directory, name) = self.parent(DATA, path)?;
         let io = |doing| RestoreError::io(doing, self.root.path.join(path));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&*directory, TEMPORARY, flags, Mode::from_raw_mode(0o600)).map_err(io("create"))?;
+        let file =
+            rustix::fs::openat(&*directory, TEMPORARY, flags, Mode::from_raw_mode(0o600)).map_err(io("create"))?;
         set_owner(&file, self.owner).map_err(io("set owner of"))?;
         let file = File::from(file);
         let written = file.write_all_at(content, 0).and_then(|()| file.sync_all());
@@ -109,7 +110,8 @@ impl Tree {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 let there = rustix::fs::readlinkat(&*directory, name, Vec::new());
-                if there.ok().as_deref().map(std::ffi::CStr::to_bytes) != Some(location.as_os_str().as_encoded_bytes()) {
+                if there.ok().as_deref().map(std::ffi::CStr::to_bytes) != Some(location.as_os_str().as_encoded_bytes())
+                {
                     return Err(RestoreError::Unsafe { path, what: "something else is there".to_owned() });
                 }
             }
@@ -179,7 +181,10 @@ impl Tree {
             current = match rustix::fs::openat(&current, component, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(next) => next,
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    return Err(RestoreError::Unsafe { path: path.to_owned(), what: format!("{component:?} is no directory") });
+                    return Err(RestoreError::Unsafe {
+                        path: path.to_owned(),
+                        what: format!("{component:?} is no directory"),
+                    });
                 }
                 Err(error) => return Err(io("open directory")(error)),
             };
@@ -205,7 +210,10 @@ impl Tree {
         let file = match rustix::fs::openat(&*directory, name, flags, Mode::from_raw_mode(0o600)) {
             Ok(file) => file,
             Err(Errno::EXIST | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => {
-                return Err(RestoreError::Unsafe { path: part.path.clone(), what: "something is there already".to_owned() });
+                return Err(RestoreError::Unsafe {
+                    path: part.path.clone(),
+                    what: "something is there already".to_owned(),
+                });
             }
             Err(error) => return Err(io("create")(error)),
         };
