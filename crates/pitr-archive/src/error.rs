@@ -23,7 +23,7 @@ pub enum Error {
         /// URL of the archive.
         store: String,
         /// The store's own words.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The store did not answer before the deadline; whether the call took effect is unknown.
     #[error("cannot {action} {key:?} in {store}: no answer within {waited:?}")]

@@ -272,7 +272,7 @@ impl Store {
     {
         let (key, store) = (key.to_owned(), self.label.to_string());
         self.retry.run(call).await.map_err(|gave_up| match gave_up {
-            GaveUp::Answer(kind, source) => Error::Store { kind, action, key, store, source },
+            GaveUp::Answer(kind, source) => Error::Store { kind, action, key, store, source: source.into() },
             GaveUp::Silence(waited) => Error::Timeout { action, key, store, waited },
         })
     }

@@ -35,7 +35,7 @@ async fn a_flipped_bit_in_any_object_is_detected_and_the_object_named() {
                 let mut bad = whole.clone();
                 bad[place] ^= 1 << (place % 8);
                 lab.replace(&key, bad).await;
-                let error = lab.pour(&written).await.expect_err(&key);
+                let error = lab.pour(&written).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Integrity, "{key} at {place}: {error}");
                 let check = base::verify(&lab.source, &written.base.id).await.unwrap();
                 let named: Vec<_> = check.damages.iter().map(|damage| damage.key.as_str()).collect();

@@ -10,7 +10,6 @@ use pitr_core::PortError;
 use pitr_core::ports::{BaseReader, Chunking, PartInfo, PartKind, PartSink, PartTarget, PartWriter};
 use pitr_testkit::toy::Toy;
 
-#[allow(dead_code, reason = "only the record is needed")]
 mod base_support;
 
 /// Bytes that pass through: several times the limit.

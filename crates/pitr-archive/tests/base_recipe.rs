@@ -10,7 +10,6 @@ use pitr_archive::base::{BaseOptions, BaseWriter};
 use pitr_archive::{Access, Archive, Identities, Store};
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
 
-#[allow(dead_code, reason = "trees and records are needed")]
 mod base_support;
 
 use base_support::{CHUNK, Tree, add, file, noise, record};

@@ -1,5 +1,6 @@
 //! Trees of files as bases, a target in memory, and a store that counts and can be damaged.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test program uses a part of it")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
