@@ -195,12 +195,11 @@ impl<'a, E: Engine> Log<'a, E> {
         None
     }
 
-    /// The first piece of a lineage in a run, if `start` lies in what it repeats from its parent.
+    /// The first piece of a run, if `start` lies in what it repeats from its parent. Further on in a run the
+    /// parent's own bytes are there, and a chain goes through them.
     fn place_in_copy(&self, run: usize, hop: usize, start: &E::Position) -> Option<At> {
-        let pieces = self.run(run);
-        let piece = pieces.partition_point(|p| p.hop < hop);
         let holds = |p: &&Piece<'_, E::Position>| p.hop == hop && p.lower <= *start && *start <= p.end;
-        pieces.get(piece).filter(holds).map(|_| At { run, piece })
+        self.run(run).first().filter(holds).map(|_| At { run, piece: 0 })
     }
 
     /// See [`Walk::is_before`].

@@ -25,8 +25,8 @@ pub enum Verdict {
 pub struct Ready {
     /// The branch whose history holds the cut.
     pub branch: u32,
-    /// Offsets that all mean the same cut: inside of a record that no one can see there are several.
-    pub cuts: Vec<u64>,
+    /// Offset of the cut.
+    pub cut: u64,
     /// The one base that is right.
     pub base: String,
     /// Begin of the last commit that is kept.
@@ -94,47 +94,25 @@ enum Spot {
 type Found<T> = Result<T, Verdict>;
 
 /// What is right for a request.
-pub fn plan(server: &Server, catalog: &Catalog<ToyPosition>, request: &Request) -> Verdict {
-    match attempt(server, catalog, request) {
-        Ok(ready) => Verdict::Ready(ready),
-        Err(verdict) => verdict,
+///
+/// One verdict, but for a position inside a record that no scan shows: then the cut may as well be at the
+/// record's edge, and each answer that follows from one of these cuts is right.
+pub fn plan(server: &Server, catalog: &Catalog<ToyPosition>, request: &Request) -> Vec<Verdict> {
+    let truth = match Truth::new(server, catalog, request) {
+        Ok(truth) if truth.runs.is_empty() => return vec![truth.too_early(Spot::Nowhere)],
+        Ok(truth) => truth,
+        Err(verdict) => return vec![verdict],
+    };
+    match truth.resolve(request) {
+        Err(verdict) => vec![verdict],
+        Ok(places) => {
+            places.into_iter().map(|place| truth.finish(place, request).unwrap_or_else(|verdict| verdict)).collect()
+        }
     }
 }
 
 fn plain(code: &'static str) -> Verdict {
     Verdict::Refused(Refused { code, gap: None, times: None, before: None, after: None })
-}
-
-fn attempt(server: &Server, catalog: &Catalog<ToyPosition>, request: &Request) -> Found<Ready> {
-    let truth = Truth::new(server, catalog, request)?;
-    if truth.runs.is_empty() {
-        return Err(truth.too_early(Spot::Nowhere));
-    }
-    let (place, cuts) = truth.resolve(request)?;
-    let base = truth.choose(place)?;
-    let commits = || truth.records.iter().filter(|r| matches!(r.record.kind, Kind::Commit(_)));
-    let here = |r: &&Placed| truth.is_whole(place.run, r);
-    let behind = |r: &&Placed| {
-        let later = (place.run + 1..truth.runs.len()).any(|run| truth.is_whole(run, r));
-        later || (truth.is_whole(place.run, r) && r.end > place.cut)
-    };
-    let inverted = |r: &&Placed| match request.target {
-        Target::Time(time) => !beyond(r.record.time, time, request.bound),
-        _ => false,
-    };
-    Ok(Ready {
-        branch: truth.path[place.hop].0,
-        cuts,
-        base,
-        last_kept: commits().filter(here).filter(|r| r.end <= place.cut).map(|r| r.begin).next_back(),
-        first_dropped: commits().filter(here).find(|r| r.end > place.cut).map(|r| r.begin),
-        inversions: commits().filter(behind).filter(inverted).count() as u64,
-        lost: commits().filter(behind).count() as u64,
-        value: commits()
-            .filter(|r| r.end <= place.cut)
-            .map(|r| if let Kind::Commit(change) = r.record.kind { change } else { 0 })
-            .sum(),
-    })
 }
 
 fn beyond(time: Timestamp, target: Timestamp, bound: Bound) -> bool {
@@ -204,6 +182,31 @@ impl<'a> Truth<'a> {
             (true, Some(_)) if elsewhere => Err(plain("base_elsewhere")),
             (true, Some(_)) => Err(plain("base_unknown")),
         }
+    }
+
+    fn finish(&self, place: Place, request: &Request) -> Found<Verdict> {
+        let base = self.choose(place)?;
+        let commits = || self.records.iter().filter(|r| matches!(r.record.kind, Kind::Commit(_)));
+        let here = |r: &&Placed| self.is_whole(place.run, r);
+        let behind = |r: &&Placed| {
+            let later = (place.run + 1..self.runs.len()).any(|run| self.is_whole(run, r));
+            later || (self.is_whole(place.run, r) && r.end > place.cut)
+        };
+        let inverted = |r: &&Placed| match request.target {
+            Target::Time(time) => !beyond(r.record.time, time, request.bound),
+            _ => false,
+        };
+        let change = |r: &Placed| if let Kind::Commit(change) = r.record.kind { change } else { 0 };
+        Ok(Verdict::Ready(Ready {
+            branch: self.path[place.hop].0,
+            cut: place.cut,
+            base,
+            last_kept: commits().filter(here).filter(|r| r.end <= place.cut).map(|r| r.begin).next_back(),
+            first_dropped: commits().filter(here).find(|r| r.end > place.cut).map(|r| r.begin),
+            inversions: commits().filter(behind).filter(inverted).count() as u64,
+            lost: commits().filter(behind).count() as u64,
+            value: commits().filter(|r| r.end <= place.cut).map(change).sum(),
+        }))
     }
 
     fn lay_out(&mut self, catalog: &Catalog<ToyPosition>) {
@@ -287,8 +290,8 @@ impl<'a> Truth<'a> {
         }
     }
 
-    fn resolve(&self, request: &Request) -> Found<(Place, Vec<u64>)> {
-        let one = |place: Place| (place, vec![place.cut]);
+    fn resolve(&self, request: &Request) -> Found<Vec<Place>> {
+        let one = |place: Place| vec![place];
         match &request.target {
             Target::Latest if request.bound == Bound::Before => Err(plain("before_latest")),
             Target::Latest => self.end_or_open(self.runs.len() - 1).map(one),
@@ -330,7 +333,7 @@ impl<'a> Truth<'a> {
         Err(self.refused("after_end", None, Spot::End))
     }
 
-    fn position(&self, at: u64, bound: Bound) -> Found<(Place, Vec<u64>)> {
+    fn position(&self, at: u64, bound: Bound) -> Found<Vec<Place>> {
         let Some(run) = (0..self.runs.len()).rfind(|run| self.runs[*run].from <= at && at <= self.runs[*run].to) else {
             return Err(match (0..self.runs.len()).rfind(|run| self.runs[*run].to <= at) {
                 Some(run) => self.behind(Some(run)),
@@ -341,27 +344,27 @@ impl<'a> Truth<'a> {
         let named = self.whole(run).filter(seen).find(|r| r.begin == at || (r.begin < at && at < r.end));
         if let Some(record) = named {
             let cut = if bound == Bound::To { record.end } else { record.begin };
-            return Ok((Place { run, hop: self.hop(run, record.begin), cut }, vec![cut]));
+            return Ok(vec![Place { run, hop: self.hop(run, record.begin), cut }]);
         }
         if let Some(noop) = self.whole(run).find(|r| r.begin < at && at < r.end) {
-            let place = Place { run, hop: self.hop(run, at), cut: at };
-            return Ok((place, vec![at, noop.begin, noop.end]));
+            let (edge, hop) = (if bound == Bound::To { noop.end } else { noop.begin }, self.hop(run, noop.begin));
+            return Ok(vec![Place { run, hop: self.hop(run, at), cut: at }, Place { run, hop, cut: edge }]);
         }
         if self.end_of(run).is_some_and(|end| at <= end.cut) {
-            return Ok((Place { run, hop: self.hop(run, at), cut: at }, vec![at]));
+            return Ok(vec![Place { run, hop: self.hop(run, at), cut: at }]);
         }
         self.end_or_open(run)?;
         Err(self.behind(Some(run)))
     }
 
-    fn event(&self, bound: Bound, unknown: &'static str, is: impl Fn(&Placed) -> bool) -> Found<(Place, Vec<u64>)> {
+    fn event(&self, bound: Bound, unknown: &'static str, is: impl Fn(&Placed) -> bool) -> Found<Vec<Place>> {
         let found: Vec<(usize, &Placed)> =
             (0..self.runs.len()).flat_map(|run| self.whole(run).map(move |r| (run, r))).filter(|(_, r)| is(r)).collect();
         match found.as_slice() {
             [] => Err(plain(unknown)),
             [(run, r)] => {
                 let cut = if bound == Bound::To { r.end } else { r.begin };
-                Ok((Place { run: *run, hop: self.hop(*run, r.begin), cut }, vec![cut]))
+                Ok(vec![Place { run: *run, hop: self.hop(*run, r.begin), cut }])
             }
             _ => Err(plain("ambiguous")),
         }
