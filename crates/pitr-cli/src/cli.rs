@@ -119,6 +119,9 @@ pub struct Grants {
     /// Name of the role
     #[arg(long, default_value = "pitr")]
     pub role: String,
+    /// Address of the machine that pitr runs on, as in 10.0.0.7/32 [default: the server's own machine]
+    #[arg(long, value_name = "CIDR")]
+    pub address: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -46,11 +46,6 @@ impl Spool {
         Ok(Self { dir })
     }
 
-    /// The directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// True if the segment is here, complete.
     pub fn has(&self, name: &str) -> bool {
         self.dir.join(name).is_file()
@@ -184,11 +179,11 @@ mod tests {
         for name in ["000000010000000000000003", "000000010000000000000005", "000000020000000000000003"] {
             spool.put(name, b"wal").unwrap();
         }
-        fs::write(spool.dir().join(".unfinished-x"), b"half").unwrap();
+        fs::write(spool.dir.join(".unfinished-x"), b"half").unwrap();
         let right = spool.try_fill().unwrap().unwrap();
         spool.forget_before("000000010000000000000005", &right);
         assert!(!spool.has("000000010000000000000003") && spool.has("000000010000000000000005"));
-        assert!(spool.has("000000020000000000000003") && !spool.dir().join(".unfinished-x").exists());
+        assert!(spool.has("000000020000000000000003") && !spool.dir.join(".unfinished-x").exists());
     }
 
     #[test]

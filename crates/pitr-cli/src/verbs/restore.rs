@@ -78,7 +78,20 @@ fn restore_command(
     }
     let lineage = plan.end.lineage.to_string();
     let (spool, prefetch) = (spool.display().to_string(), args.prefetch.to_string());
-    for word in ["wal", "fetch", "--source", name, "--lineage", &lineage, "--spool", &spool, "--prefetch", &prefetch, "%f", "%p"] {
+    for word in [
+        "wal",
+        "fetch",
+        "--source",
+        name,
+        "--lineage",
+        &lineage,
+        "--spool",
+        &spool,
+        "--prefetch",
+        &prefetch,
+        "%f",
+        "%p",
+    ] {
         arguments.push(word.to_owned());
     }
     Ok(RestoreCommand { program, arguments })
@@ -89,7 +102,8 @@ fn spool_beside(into: &Path) -> Result<PathBuf, Failure> {
     let mut name = into.as_os_str().to_owned();
     name.push(".pitr-spool");
     let spool = PathBuf::from(name);
-    let failed = |error: std::io::Error| Failure::new(ErrorKind::Failed, format!("cannot make {}: {error}", spool.display()));
+    let failed =
+        |error: std::io::Error| Failure::new(ErrorKind::Failed, format!("cannot make {}: {error}", spool.display()));
     let parent = into.parent().unwrap_or(into);
     fs::create_dir_all(parent).map_err(failed)?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&spool).map_err(failed)?;
@@ -111,7 +125,8 @@ fn forget_spool(spool: &Path) {
 fn tablespace(text: &str) -> Result<(u32, PathBuf), Failure> {
     let parsed = text.split_once('=').and_then(|(oid, dir)| Some((oid.parse().ok()?, PathBuf::from(dir))));
     parsed.ok_or_else(|| {
-        Failure::new(ErrorKind::Usage, format!("--tablespace {text:?} is not OID=DIR")).next("--tablespace 16385=/srv/fast")
+        Failure::new(ErrorKind::Usage, format!("--tablespace {text:?} is not OID=DIR"))
+            .next("--tablespace 16385=/srv/fast")
     })
 }
 
@@ -132,17 +147,26 @@ fn done(name: &str, plan: &Plan<PgPosition>, report: &RestoreReport) -> Result<R
     let mut next = Vec::new();
     match &report.reached {
         Some(reached) => {
-            text.push_str(&format!("The server stopped at {}, as planned. It is read-only and archives nothing.\n", describe(&reached.position)));
+            text.push_str(&format!(
+                "The server stopped at {}, as planned. It is read-only and archives nothing.\n",
+                describe(&reached.position)
+            ));
             if let Some((socket, port)) = &reached.socket {
                 next.push(format!("psql -h {} -p {port} postgres", socket.display()));
-                next.push("SELECT pg_wal_replay_resume();   -- in psql: ends the recovery, the server becomes writable".to_owned());
+                next.push(
+                    "SELECT pg_wal_replay_resume();   -- in psql: ends the recovery, the server becomes writable"
+                        .to_owned(),
+                );
             }
             next.push(format!("pg_ctl -D {directory} stop"));
         }
         None => {
             text.push_str(&format!("It will stop at {}, read-only, and archives nothing.\n", describe(&plan.end.cut)));
             next.push(format!("pg_ctl -D {directory} start"));
-            next.push("SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn();   -- true once the target is reached".to_owned());
+            next.push(
+                "SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn();   -- true once the target is reached"
+                    .to_owned(),
+            );
         }
     }
     let data = json!({
@@ -158,6 +182,10 @@ fn done(name: &str, plan: &Plan<PgPosition>, report: &RestoreReport) -> Result<R
     });
     let mut done = Report::new("pitr.restore/1", data, text);
     done.next = next;
-    done.warnings = report.warnings.iter().map(|message| Warning { code: "restore", message: message.clone(), next: Vec::new() }).collect();
+    done.warnings = report
+        .warnings
+        .iter()
+        .map(|message| Warning { code: "restore", message: message.clone(), next: Vec::new() })
+        .collect();
     Ok(done)
 }

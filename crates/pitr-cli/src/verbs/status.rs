@@ -7,6 +7,7 @@ use pitr_postgres::{PgPosition, Postgres};
 use serde_json::{Value, json};
 
 use crate::cli::MaybeSource;
+use crate::config::EngineKind;
 use crate::context::{Context, Purpose};
 use crate::failure::Failure;
 use crate::limits::{BASE_TOO_OLD, LOG_TOO_OLD, SHOWN_GAPS};
@@ -33,7 +34,8 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
     let mut data = Vec::new();
     for name in names {
         let source = archive.source(name)?;
-        let status = Status::read(&source, now).await?;
+        let engine = context.config.source(Some(name))?.1.engine;
+        let status = Status::read(&source, engine, now).await?;
         report.text.push_str(&status.text(name));
         report.warnings.extend(status.warnings(name));
         report.next.push(status.next(name));
@@ -46,16 +48,17 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
 /// What there is to say about one source.
 struct Status {
     now: Timestamp,
+    engine: EngineKind,
     catalog: Catalog<PgPosition>,
     windows: Vec<Window<PgPosition>>,
     gaps: Vec<Gap<PgPosition>>,
 }
 
 impl Status {
-    async fn read(source: &SourceArchive, now: Timestamp) -> Result<Self, Failure> {
+    async fn read(source: &SourceArchive, engine: EngineKind, now: Timestamp) -> Result<Self, Failure> {
         let catalog = source.catalog::<Postgres>().await?;
         let (windows, gaps) = (windows::<Postgres>(&catalog), gaps::<Postgres>(&catalog));
-        Ok(Self { now, catalog, windows, gaps })
+        Ok(Self { now, engine, catalog, windows, gaps })
     }
 
     /// The window that goes on to the end of the newest history.
@@ -81,7 +84,7 @@ impl Status {
     }
 
     fn text(&self, name: &str) -> String {
-        let mut out = format!("\n{name}   {}   {}\n", Self::ENGINE, self.state());
+        let mut out = format!("\n{name}   {}   {}\n", self.engine.name(), self.state());
         let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<14}{text}\n"));
         for window in &self.windows {
             line("window", self.window_text(window));
@@ -171,7 +174,7 @@ impl Status {
         let (segments, bytes) = self.segments();
         json!({
             "source": name,
-            "engine": Self::ENGINE,
+            "engine": self.engine.name(),
             "state": self.state(),
             "windows": self.windows.iter().map(|window| json!({
                 "lineage": window.leaf, "start": window.start.to_string(), "end": window.end.to_string(),
@@ -184,8 +187,6 @@ impl Status {
             "log_bytes": bytes,
         })
     }
-
-    const ENGINE: &str = <Postgres as pitr_core::Engine>::NAME;
 }
 
 /// A gap with both edges and its cause.
