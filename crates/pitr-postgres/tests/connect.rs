@@ -161,6 +161,20 @@ async fn the_granted_role_is_enough_and_the_check_finds_what_is_missing() {
     let sql = server.sql().await;
     let script = role_script(&GrantOptions { role: "pitr backup".to_owned(), address: None });
     sql.batch_execute(&script).await.unwrap();
+    sql.batch_execute(&script).await.expect("safe to run again");
+    let mut settings = server.settings();
+    settings.user = "pitr backup".to_owned();
+    let report = check(&settings, "pitr wal push %p").await.unwrap();
+    let bad: Vec<_> =
+        report.findings.iter().filter(|f| f.severity > Severity::Good).map(|f| (f.topic, f.severity)).collect();
+    let expected =
+        [("archive_command", Severity::Failure), ("fsync", Severity::Warning), ("archive_timeout", Severity::Hint)];
+    assert_eq!(bad, expected);
+    assert_eq!((report.worst(), report.version_num / 10_000), (Severity::Failure, major()));
+    assert!(report.identity.is_some());
+    let granted = sql_client(&settings).await.unwrap();
+    granted.batch_execute("SELECT pg_create_restore_point('here'), pg_switch_wal()").await.unwrap();
+
     sql.batch_execute("ALTER ROLE \"pitr backup\" NOREPLICATION").await.unwrap();
     let report = check(&settings, "pitr wal push %p").await.unwrap();
     let replication = report.findings.iter().find(|f| f.topic == "replication").unwrap();
