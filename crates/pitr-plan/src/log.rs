@@ -202,6 +202,12 @@ impl<'a, E: Engine> Log<'a, E> {
         self.run(run).first().filter(holds).map(|_| At { run, piece: 0 })
     }
 
+    /// A cut of lineage `from` in the coordinates of its descendant `to`.
+    pub fn in_coordinates_of(&self, to: usize, from: usize, position: &E::Position) -> Option<E::Position> {
+        let forks = self.walk.path.get(from + 1..=to)?.iter().map(|child| child.fork.as_ref());
+        forks.into_iter().try_fold(position.clone(), |at, fork| E::in_child(&at, fork?))
+    }
+
     /// See [`Walk::is_before`].
     pub fn is_before(&self, a: (usize, &E::Position), b: (usize, &E::Position)) -> bool {
         self.walk.is_before::<E>(a, b)

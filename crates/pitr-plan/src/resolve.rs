@@ -160,7 +160,9 @@ fn position<E: Engine>(
         return refuse(Reason::NotInLog, Spot::Nowhere);
     }
     let ended = |run: &usize| {
-        log.run(*run).last().is_some_and(|last| last.hop < hop || (last.hop == hop && last.end <= position))
+        log.run(*run).last().is_some_and(|last| {
+            last.hop < hop || log.in_coordinates_of(last.hop, hop, &position).is_some_and(|at| last.end <= at)
+        })
     };
     match (0..log.runs()).rev().find(ended) {
         Some(run) => beyond_run(log, Some(run)),
@@ -227,29 +229,29 @@ fn cut_at<E: Engine>(
     }
 }
 
-/// The known record that begins at `position` or spans it.
+/// The known record that begins at `position`, which is held by place `at`, or that spans it.
 fn record_at<E: Engine>(
     log: &Log<'_, E>,
     at: At,
     position: &E::Position,
 ) -> Step<E::Position, Option<(At, E::Position, E::Position)>> {
-    let hop = log.piece(at).map(|piece| piece.hop);
-    let spans = |begin: &E::Position, end: &E::Position| begin < position && position < end;
-    for piece in (0..=at.piece).rev() {
-        let here = At { run: at.run, piece };
-        if log.piece(here).map(|piece| piece.hop) != hop {
-            break;
-        }
+    let hop = log.piece(at).map_or(0, |piece| piece.hop);
+    for (here, piece) in log.places(at.run).take(at.piece + 1).rev() {
+        // A record of the parent may reach into the copy of its bytes at the begin of a child.
+        let begins = |begin: &E::Position| log.is_before((piece.hop, begin), (hop, position));
+        let spans = |begin: &E::Position, end: &E::Position| {
+            begin != position && begins(begin) && !log.is_before((piece.hop, end), (hop, position))
+        };
         let named = |event: &&Event<E::Position>| event.begin == *position || spans(&event.begin, &event.end);
         if let Some(event) = { log.events(here)? }.find(named) {
             return Ok(Some((here, event.begin.clone(), event.end.clone())));
         }
-        let scan = log.scan(here)?;
-        match &scan.last_record {
+        let last = log.scan(here)?.last_record.as_ref().filter(|(begin, _)| !(*begin < piece.from));
+        match last {
             Some((begin, end)) if spans(begin, end) => return Ok(Some((here, begin.clone(), end.clone()))),
             // A record of an earlier segment cannot reach over one that begins before the position.
-            Some((begin, _)) if begin <= position => break,
-            _ if scan.events.first().is_some_and(|event| event.begin <= *position) => break,
+            Some((begin, _)) if begins(begin) => break,
+            _ if { log.events(here)? }.any(|event| begins(&event.begin)) => break,
             _ => {}
         }
     }

@@ -16,7 +16,7 @@ pub enum Verdict {
     Ready(Ready),
     /// It cannot.
     Refused(Refused),
-    /// The definition leaves it open (a stretch of log without a single whole record).
+    /// The definition leaves it open (a fork in a stretch of log without a single whole record).
     Open,
 }
 
@@ -100,6 +100,7 @@ type Found<T> = Result<T, Verdict>;
 pub fn plan(server: &Server, catalog: &Catalog<ToyPosition>, request: &Request) -> Vec<Verdict> {
     let truth = match Truth::new(server, catalog, request) {
         Ok(truth) if truth.runs.is_empty() => return vec![truth.too_early(Spot::Nowhere)],
+        Ok(truth) if truth.is_open() => return vec![Verdict::Open],
         Ok(truth) => truth,
         Err(verdict) => return vec![verdict],
     };
@@ -281,20 +282,29 @@ impl<'a> Truth<'a> {
         (self.runs[run].to, self.runs.get(run + 1).map(|next| next.from))
     }
 
-    fn end_or_open(&self, run: usize) -> Found<Place> {
-        match self.end_of(run) {
-            Some(end) => Ok(end),
-            // The run ends at a fork, in the middle of log that goes on elsewhere.
-            None if self.runs[run].to == self.path[self.hop(run, u64::MAX)].2 => Err(Verdict::Open),
-            None => Err(self.behind(run.checked_sub(1))),
-        }
+    /// True where the answer depends on what a parent wrote after a fork, which is on another path: a splinter
+    /// of log that holds a fork but no whole record, and a base that needs no log and lies at a fork at which
+    /// the log ends.
+    fn is_open(&self) -> bool {
+        let holds = |run: &Run, at: u64| run.from <= at && at <= run.to;
+        let has_fork = |run: &Run| self.path.iter().any(|(_, fork, until)| holds(run, *fork) || holds(run, *until));
+        let splinter = (0..self.runs.len()).any(|run| self.end_of(run).is_none() && has_fork(&self.runs[run]));
+        let at_fork = |(hop, base): &(usize, &Base<ToyPosition>)| {
+            let cut = base.start.offset;
+            cut == self.path[*hop].1 && cut == base.consistent.offset && self.runs.iter().any(|run| run.to == cut)
+        };
+        splinter || self.bases.iter().any(at_fork)
+    }
+
+    fn end(&self, run: usize) -> Found<Place> {
+        self.end_of(run).ok_or_else(|| self.behind(run.checked_sub(1)))
     }
 
     fn resolve(&self, request: &Request) -> Found<Vec<Place>> {
         let one = |place: Place| vec![place];
         match &request.target {
             Target::Latest if request.bound == Bound::Before => Err(plain("before_latest")),
-            Target::Latest => self.end_or_open(self.runs.len() - 1).map(one),
+            Target::Latest => self.end(self.runs.len() - 1).map(one),
             Target::Time(time) => self.time(*time, request.bound).map(one),
             Target::Coordinate { scheme, value } => match scheme.as_str() {
                 "at" => self.position(value.parse().unwrap_or(0), request.bound),
@@ -327,7 +337,7 @@ impl<'a> Truth<'a> {
                 if run > 0 && first.is_none() {
                     return Err(in_hole());
                 }
-                return self.end_or_open(run);
+                return self.end(run);
             }
         }
         Err(self.refused("after_end", None, Spot::End))
@@ -351,9 +361,11 @@ impl<'a> Truth<'a> {
             return Ok(vec![Place { run, hop: self.hop(run, at), cut: at }, Place { run, hop, cut: edge }]);
         }
         if self.end_of(run).is_some_and(|end| at <= end.cut) {
-            return Ok(vec![Place { run, hop: self.hop(run, at), cut: at }]);
+            // The fork and the end of the parent's last record are the same cut, with two names.
+            let end = self.end_of(run).filter(|end| end.cut == at);
+            return Ok([Place { run, hop: self.hop(run, at), cut: at }].into_iter().chain(end).collect());
         }
-        self.end_or_open(run)?;
+        self.end(run)?;
         Err(self.behind(Some(run)))
     }
 

@@ -231,9 +231,13 @@ pub fn replay(
     for (position, segment) in segments {
         let base = *origin.get_or_insert(position.offset);
         // A child repeats its parent's bytes and supersedes them.
-        let begin = position.offset.checked_sub(base).map(|begin| begin as usize).filter(|begin| *begin <= log.len());
-        log.truncate(begin.ok_or_else(|| ToyError::Inconsistent(format!("hole before {position}")))?);
-        log.extend_from_slice(open(segment)?.1);
+        let begin = position.offset.saturating_sub(base) as usize;
+        if begin > log.len() {
+            return Err(ToyError::Inconsistent(format!("hole before {position}")));
+        }
+        log.truncate(begin);
+        let superfluous = base.saturating_sub(position.offset) as usize;
+        log.extend_from_slice(open(segment)?.1.get(superfluous..).unwrap_or(&[]));
     }
     let origin = origin.unwrap_or(start);
     let (last, before) = match stop {
