@@ -117,7 +117,6 @@ impl<P: PartialOrd> Span<P> {
     /// The one chain rule of all engines: `next` continues `self` if nothing is missing between them and
     /// it adds something.
     // Not `next.end > self.end`: positions that cannot be compared do add something.
-    #[allow(clippy::neg_cmp_op_on_partial_ord)]
     pub fn continued_by(&self, next: &Self) -> bool {
         next.start <= self.end && !(next.end <= self.end)
     }
