@@ -132,6 +132,8 @@ fn http_status(message: &str) -> Option<u16> {
 fn kind_of_status(status: u16) -> ErrorKind {
     match status {
         401 | 403 => ErrorKind::Denied,
+        // A listing of a bucket that does not exist.
+        404 => ErrorKind::Absent,
         408 | 425 | 429 | 500..=599 => ErrorKind::Unreachable,
         _ => ErrorKind::Failed,
     }

@@ -17,7 +17,7 @@ use pitr_core::ErrorKind;
 use crate::address;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::retry::{GaveUp, Retry};
+use crate::retry::{GaveUp, Retry, kind_of};
 
 /// Key of the archive's descriptor: what proves that an archive is there.
 pub const DESCRIPTOR: &str = "archive";
@@ -165,10 +165,12 @@ impl Store {
                     Ok(Prefix { bytes: answer.bytes().await?, object_bytes })
                 }
                 // An empty object has no range that could be read, and every store says so in its own way.
-                Err(error) => match self.objects.head(&path).await {
+                Err(error) if !matches!(kind_of(&error), ErrorKind::Absent | ErrorKind::Denied) => match self.objects.head(&path).await {
                     Ok(meta) if meta.size == 0 => Ok(Prefix { bytes: Bytes::new(), object_bytes: 0 }),
-                    _ => Err(error),
+                    Ok(_) => Err(error),
+                    Err(of_head) => Err(of_head),
                 },
+                Err(error) => Err(error),
             }
         };
         self.present(key, self.call("read the header of", key, call).await).await

@@ -75,7 +75,10 @@ fn every_flipped_bit_of_every_kind_is_detected_without_any_key() {
             for bit in 0..sealed.len() * 8 {
                 let mut bytes = sealed.to_vec();
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                refused(setting.check(&bytes), format!("{kind:?}: flipped bit {bit}"));
+                refused(
+                    setting.check(&bytes),
+                    format!("{kind:?}: flipped bit {bit} in {:?}", String::from_utf8_lossy(&bytes)),
+                );
             }
         }
     }
