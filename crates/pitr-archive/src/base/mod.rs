@@ -19,6 +19,8 @@ mod dedup;
 mod deliver;
 mod fetch;
 mod index;
+mod intake;
+mod learn;
 mod limits;
 mod manifest;
 mod pack;

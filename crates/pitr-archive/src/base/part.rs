@@ -10,8 +10,8 @@ use tokio::task::JoinHandle;
 
 use super::chunk::Cutter;
 use super::index::{ChunkRef, Line};
+use super::intake::Intake;
 use super::limits::{CHUNKS_IN_FLIGHT, LINE_CHUNKS};
-use super::writer::Intake;
 use crate::error::{Error, Result};
 
 /// Takes the bytes of one part. Its chunks are digested and compressed while the next ones arrive.
