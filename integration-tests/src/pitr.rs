@@ -128,8 +128,7 @@ impl Pitr {
         } else {
             toml.push_str("disabled = true\n");
         }
-        let spool = scratch.path().join("spool");
-        write!(toml, "[sources.{SOURCE}]\nengine = \"postgres\"\nurl = {:?}\nspool = {spool:?}\n", shape.source_url)?;
+        write!(toml, "[sources.{SOURCE}]\nengine = \"postgres\"\nurl = {:?}\n", shape.source_url)?;
         scratch.write("pitr.toml", &toml)?;
         Ok(pitr)
     }
