@@ -1,7 +1,9 @@
 //! The plan, and the steps that make it.
 
 use pitr_core::ports::{Recovery, Stop};
-use pitr_core::{Base, Bound, Catalog, Engine, Event, Gap, Lineage, LineageId, Position, Span, Target, Timestamp};
+use pitr_core::{
+    Base, Bound, Catalog, Engine, Event, Gap, Lineage, LineageId, Locator, Position, Span, Target, Timestamp,
+};
 
 use crate::choose::{OnPath, bases, choose, nearest};
 use crate::limits::{MAX_INVERSION_EXAMPLES, MAX_INVERSION_SCANS};
@@ -24,6 +26,10 @@ pub struct Plan<P> {
     pub other_leaves: Vec<LineageId>,
     /// Where the restore stops.
     pub end: End<P>,
+    /// Where the replay really halts: the earliest cut that holds the same transactions as `end.cut`. A transaction
+    /// that is dropped has often done its work by then, and would hold its locks for as long as the replay is
+    /// paused: just before the commit of a `DROP TABLE` nobody can read that table.
+    pub halt: P,
     /// What it is made from.
     pub chain: Chain<P>,
     /// What it leaves out.
@@ -98,8 +104,8 @@ impl<P: Position> Plan<P> {
             lineage: self.end.lineage.clone(),
             path: self.chain.path.clone(),
             log: self.chain.log.clone(),
-            cut: self.end.cut.clone(),
-            stop: self.end.stop.clone(),
+            cut: self.halt.clone(),
+            stop: if self.halt == self.end.cut { self.end.stop.clone() } else { Stop::Before(self.halt.clone()) },
         }
     }
 }
@@ -197,10 +203,11 @@ fn attempt<E: Engine>(
     let Some(leaf) = log.walk.path.last() else { return refuse(Reason::NoLineage, Spot::Nowhere) };
     let chain = chain(log, base, first, &resolved)?;
     let end = end(log, request, &resolved)?;
+    let halt = halt(log, request, &end, &chain.base);
     let lost = lost(log, &resolved, &end);
     let warnings = warnings(catalog, log, &end, &other_leaves);
     let leaf = leaf.id.clone();
-    Ok(Plan { target: request.target.clone(), bound: request.bound, leaf, other_leaves, end, chain, lost, warnings })
+    Ok(Plan { target: request.target.clone(), bound: request.bound, leaf, other_leaves, end, halt, chain, lost, warnings })
 }
 
 /// The log from the base to the cut. Roll-ups at its edges are opened, so that nothing superfluous is in it.
@@ -249,6 +256,32 @@ fn end<E: Engine>(
         gap_after: log.hole_after(resolved.at.run).filter(|_| runs_out),
         inversions,
     })
+}
+
+/// The earliest cut from the base on that holds the same transactions. A position that was asked for stays as it is.
+fn halt<E: Engine>(
+    log: &Log<'_, E>,
+    request: &Request,
+    end: &End<E::Position>,
+    base: &Base<E::Position>,
+) -> E::Position {
+    let is_position = |scheme: &str, value: &str| {
+        log.walk.path.iter().any(|lineage| matches!(E::locate(lineage, scheme, value), Ok(Locator::Position(_))))
+    };
+    let at_commit = end.first_dropped.as_ref().is_some_and(|dropped| end.stop == Stop::Before(dropped.begin.clone()));
+    let asked_for = matches!(&request.target, Target::Coordinate { scheme, value } if is_position(scheme, value));
+    if !at_commit || asked_for {
+        return end.cut.clone();
+    }
+    let floor = Some(&base.consistent).filter(|consistent| **consistent <= end.cut);
+    match (end.last_kept.as_ref().map(|kept| &kept.end), floor) {
+        (Some(kept), Some(floor)) if *kept <= end.cut => if floor <= kept { kept } else { floor }.clone(),
+        // The base is an ancestor's, and consistent before the fork.
+        (Some(kept), None) if *kept <= end.cut => kept.clone(),
+        (None, Some(floor)) => floor.clone(),
+        // The last transaction is an ancestor's: what lies between is this history's own.
+        _ => end.cut.clone(),
+    }
 }
 
 /// Places from that of the cut to the end of the log.

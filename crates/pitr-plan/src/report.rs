@@ -58,6 +58,8 @@ pub struct PlanReport {
     pub lineage: String,
     /// Everything before it is in.
     pub cut: String,
+    /// Where the replay halts: the earliest cut that holds the same transactions.
+    pub halt: String,
     /// `before` or `after`.
     pub stop: &'static str,
     /// Begin of the record to stop before or after.
@@ -116,6 +118,7 @@ impl<P: Position> From<&Plan<P>> for PlanReport {
             other_leaves: plan.other_leaves.iter().map(ToString::to_string).collect(),
             lineage: end.lineage.to_string(),
             cut: end.cut.to_string(),
+            halt: plan.halt.to_string(),
             stop,
             stop_at: stop_at.to_string(),
             last_kept: end.last_kept.as_ref().map(Into::into),

@@ -44,6 +44,9 @@ pub struct Reached {
     pub position: PgPosition,
     /// Directory and port of the private socket, if the server was left running.
     pub socket: Option<(PathBuf, u16)>,
+    /// Tables that transactions in progress at that position have locked: as long as the recovery is paused, whoever
+    /// reads them waits for ever.
+    pub locked: u64,
 }
 
 /// What can go wrong with the server of a restored directory.
@@ -153,9 +156,12 @@ pub async fn recover(
             tokio::time::timeout(limit, waiting).await.map_err(|_| ServerError::TooSlow { planned, limit })??
         }
     };
-    if options.promote {
+    let locked = if options.promote {
         promote(&sql).await?;
-    }
+        0
+    } else {
+        locked_tables(&sql).await?
+    };
     drop(sql);
     let socket = if options.keep_running {
         Some(server.keep())
@@ -163,7 +169,7 @@ pub async fn recover(
         server.shut_down().await?;
         None
     };
-    Ok(Reached { position, socket })
+    Ok(Reached { position, socket, locked })
 }
 
 /// The `postgres` of a major version: where the caller says, in `PATH`, or where packages put it.
@@ -195,6 +201,15 @@ fn version_of(text: &str) -> Option<u32> {
 }
 
 /// Ends recovery and waits until the server is on its own.
+/// Tables locked by replayed transactions that have neither committed nor been rolled back: a `DROP TABLE` locks its
+/// table well before its commit, which is where a restore to just before it stops.
+async fn locked_tables(sql: &SqlClient) -> Result<u64, ConnectError> {
+    let query = "SELECT count(DISTINCT (database, relation)) FROM pg_locks \
+                 WHERE mode = 'AccessExclusiveLock' AND granted AND relation IS NOT NULL AND pid <> pg_backend_pid()";
+    let row = sql.query_one(query, &[]).await.map_err(|error| ConnectError::sql("looking for locks", error))?;
+    Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+}
+
 async fn promote(sql: &SqlClient) -> Result<(), ConnectError> {
     const DOING: &str = "ending recovery";
     let in_recovery = "SELECT pg_is_in_recovery()";

@@ -11,7 +11,7 @@ use pitr_core::ErrorKind;
 use pitr_plan::{Plan, PlanReport};
 use pitr_postgres::PgPosition;
 use pitr_postgres::restore::{PgRestore, RestoreCommand, RestoreOptions, RestoreReport};
-use pitr_postgres::server::StartOptions;
+use pitr_postgres::server::{Reached, StartOptions};
 use serde_json::json;
 
 use crate::cli::Restore;
@@ -55,7 +55,7 @@ pub async fn run(context: &Context, args: &Restore, quiet: bool) -> Result<Repor
 fn announce(name: &str, plan: &Plan<PgPosition>, into: &Path) {
     eprintln!(
         "restore {name} to {}: base {}, {} segments of log, into {}",
-        describe(&plan.end.cut),
+        describe(&plan.halt),
         plan.chain.base.id,
         plan.chain.segments,
         into.display()
@@ -161,7 +161,7 @@ fn done(name: &str, plan: &Plan<PgPosition>, report: &RestoreReport) -> Result<R
             next.push(format!("pg_ctl -D {directory} stop"));
         }
         None => {
-            text.push_str(&format!("It will stop at {}, read-only, and archives nothing.\n", describe(&plan.end.cut)));
+            text.push_str(&format!("It will stop at {}, read-only, and archives nothing.\n", describe(&plan.halt)));
             next.push(format!("pg_ctl -D {directory} start"));
             next.push(
                 "SELECT pg_is_wal_replay_paused(), pg_last_wal_replay_lsn();   -- true once the target is reached"
@@ -187,5 +187,20 @@ fn done(name: &str, plan: &Plan<PgPosition>, report: &RestoreReport) -> Result<R
         .iter()
         .map(|message| Warning { code: "restore", message: message.clone(), next: Vec::new() })
         .collect();
+    done.warnings.extend(report.reached.as_ref().and_then(locked));
     Ok(done)
+}
+
+/// The trap of a restore to just before a `DROP TABLE`: in the paused server, reading that table waits for ever.
+fn locked(reached: &Reached) -> Option<Warning> {
+    let what = match reached.locked {
+        0 => return None,
+        1 => "1 table is".to_owned(),
+        many => format!("{many} tables are"),
+    };
+    Some(Warning {
+        code: "locked_tables",
+        message: format!("{what} locked by transactions that were in progress at this position: reading them waits until the recovery ends"),
+        next: vec!["SELECT pg_wal_replay_resume();   -- in psql: rolls them back and ends the recovery (restore --promote does it at once)".to_owned()],
+    })
 }
