@@ -64,7 +64,7 @@ fn missing_name<'t>(token: &'t str, words: &BTreeSet<String>, defined: &BTreeSet
     let parts: Vec<&str> = path.split("::").collect();
     let identifier = |part: &&str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let (first, rest) = parts.split_first()?;
-    if rest.is_empty() || !parts.iter().all(|part| identifier(part)) || FOREIGN.contains(first) {
+    if rest.is_empty() || !parts.iter().all(identifier) || FOREIGN.contains(first) {
         return None;
     }
     if first.starts_with("pitr_") {
