@@ -104,10 +104,7 @@ fn gap_after<E: Engine>(log: &Log<'_, E>, one: &OnPath<'_, E::Position>) -> Opti
     if let Some(run) = (0..log.runs()).find(|run| log.place_to_read_from(*run, one.hop, start).is_some()) {
         return log.hole_after(run);
     }
-    let ended = |run: &usize| {
-        log.run(*run).last().is_some_and(|last| last.hop < one.hop || (last.hop == one.hop && last.end <= *start))
-    };
-    match (0..log.runs()).rev().find(ended) {
+    match log.last_ended(one.hop, start) {
         Some(run) => log.hole_after(run),
         None => {
             // The log begins after the base: it was pruned, or archiving began too late.

@@ -135,7 +135,7 @@ pub fn explain_refusal<E: Engine>(refusal: &Refusal<E::Position>, source: &str, 
             }
         }
         Reason::UnknownTransaction { aborted: Some(at), .. } => {
-            screen.field("  rolled back", &candidate_text::<E>(at));
+            screen.field("  aborted", &candidate_text::<E>(at));
         }
         _ => {}
     }

@@ -182,30 +182,26 @@ impl<'a, E: Engine> Log<'a, E> {
         pieces.get(piece).filter(|p| p.hop == hop && *position <= p.end).map(|_| At { run, piece })
     }
 
-    /// The place in a run from which log can be read that begins at `start`, the start of a base. Unlike
-    /// [`Self::place_of`] it may lie in bytes that a child repeats from its parent.
+    /// The place in a run from which log can be read that begins at `start`, the start of a base of lineage
+    /// `hop`. Unlike [`Self::place_of`] it may lie in bytes that a child repeats from its parent.
     pub fn place_to_read_from(&self, run: usize, hop: usize, start: &E::Position) -> Option<At> {
-        let mut start = start.clone();
-        for hop in hop..self.walk.path.len() {
-            if let Some(at) = self.place_of(run, hop, &start).or_else(|| self.place_in_copy(run, hop, &start)) {
-                return Some(at);
-            }
-            start = E::in_child(&start, self.walk.path.get(hop + 1)?.fork.as_ref()?)?;
-        }
-        None
+        let place = |to: usize| self.place_of(run, to, &self.in_descendant(hop, to, start)?);
+        (hop..self.walk.path.len()).find_map(place)
     }
 
-    /// The first piece of a run, if `start` lies in what it repeats from its parent. Further on in a run the
-    /// parent's own bytes are there, and a chain goes through them.
-    fn place_in_copy(&self, run: usize, hop: usize, start: &E::Position) -> Option<At> {
-        let holds = |p: &&Piece<'_, E::Position>| p.hop == hop && p.lower <= *start && *start <= p.end;
-        self.run(run).first().filter(holds).map(|_| At { run, piece: 0 })
+    /// The last run that ends at or before a cut.
+    pub fn last_ended(&self, hop: usize, position: &E::Position) -> Option<usize> {
+        let ended = |run: &usize| {
+            let Some(last) = self.run(*run).last() else { return false };
+            last.hop < hop || self.in_descendant(hop, last.hop, position).is_some_and(|at| last.end <= at)
+        };
+        (0..self.runs()).rev().find(ended)
     }
 
     /// A cut of lineage `from` in the coordinates of its descendant `to`.
-    pub fn in_coordinates_of(&self, to: usize, from: usize, position: &E::Position) -> Option<E::Position> {
-        let forks = self.walk.path.get(from + 1..=to)?.iter().map(|child| child.fork.as_ref());
-        forks.into_iter().try_fold(position.clone(), |at, fork| E::in_child(&at, fork?))
+    pub fn in_descendant(&self, from: usize, to: usize, position: &E::Position) -> Option<E::Position> {
+        let mut forks = self.walk.path.get(from + 1..=to)?.iter().map(|child| child.fork.as_ref());
+        forks.try_fold(position.clone(), |at, fork| E::in_child(&at, fork?))
     }
 
     /// See [`Walk::is_before`].
@@ -216,7 +212,10 @@ impl<'a, E: Engine> Log<'a, E> {
     /// The first place at or after `from` whose bytes reach to `position`, the last of the run if none does.
     pub fn place_reaching(&self, from: At, hop: usize, position: &E::Position) -> At {
         let pieces = self.run(from.run);
-        let reaches = |piece: &Piece<'_, E::Position>| piece.hop > hop || *position <= piece.span.end;
+        let reaches = |piece: &Piece<'_, E::Position>| {
+            let at = self.in_descendant(hop, piece.hop, position);
+            at.is_none_or(|at| at <= piece.span.end)
+        };
         let found = pieces.iter().skip(from.piece).position(reaches).map(|skipped| from.piece + skipped);
         At { run: from.run, piece: found.unwrap_or(pieces.len().saturating_sub(1)) }
     }

@@ -207,7 +207,17 @@ fn attempt<E: Engine>(
     let lost = lost(log, &resolved, &end);
     let warnings = warnings(catalog, log, &end, &other_leaves);
     let leaf = leaf.id.clone();
-    Ok(Plan { target: request.target.clone(), bound: request.bound, leaf, other_leaves, end, halt, chain, lost, warnings })
+    Ok(Plan {
+        target: request.target.clone(),
+        bound: request.bound,
+        leaf,
+        other_leaves,
+        end,
+        halt,
+        chain,
+        lost,
+        warnings,
+    })
 }
 
 /// The log from the base to the cut. Roll-ups at its edges are opened, so that nothing superfluous is in it.

@@ -159,12 +159,7 @@ fn position<E: Engine>(
     if !(0..log.runs()).any(|run| log.run(run).iter().any(comparable)) {
         return refuse(Reason::NotInLog, Spot::Nowhere);
     }
-    let ended = |run: &usize| {
-        log.run(*run).last().is_some_and(|last| {
-            last.hop < hop || log.in_coordinates_of(last.hop, hop, &position).is_some_and(|at| last.end <= at)
-        })
-    };
-    match (0..log.runs()).rev().find(ended) {
+    match log.last_ended(hop, &position) {
         Some(run) => beyond_run(log, Some(run)),
         // Before all log, and so before every base that the log can serve.
         None => too_early(log, bases, Spot::Start),
@@ -222,7 +217,8 @@ fn cut_at<E: Engine>(
     }
     let Some(end) = log.end_of(at.run)? else { return beyond_run(log, at.run.checked_sub(1)) };
     // The end of the last whole record: nothing begins here, so there is nothing to keep or to drop.
-    if log.is_before((hop, position), (end.hop, &end.cut)) {
+    let reached = log.in_descendant(end.hop, hop, &end.cut).is_some_and(|end| *position <= end);
+    if reached || log.is_before((hop, position), (end.hop, &end.cut)) {
         end_of_run(log, at.run)
     } else {
         beyond_run(log, Some(at.run))

@@ -116,8 +116,14 @@ impl<'a, P: pitr_core::Position> Walk<'a, P> {
             }
             // Of a parent, only the fork itself is at or after a cut of its child that is not in the copy.
             Ordering::Greater => {
-                let fork = fork_of(a.0).filter(|_| a.0 == b.0 + 1);
-                fork.is_some_and(|fork| fork.parent_at <= *b.1 && *a.1 <= fork.child_at)
+                let mut at = a.1;
+                for hop in (b.0 + 1..=a.0).rev() {
+                    match fork_of(hop) {
+                        Some(fork) if *at <= fork.child_at => at = &fork.parent_at,
+                        _ => return false,
+                    }
+                }
+                at <= b.1
             }
         }
     }

@@ -23,8 +23,8 @@ pub enum Verdict {
 /// A restorable target.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ready {
-    /// The branch whose history holds the cut.
-    pub branch: u32,
+    /// The branches in whose coordinates the cut may be named: several at a fork.
+    pub branches: Vec<u32>,
     /// Offset of the cut.
     pub cut: u64,
     /// The one base that is right.
@@ -57,10 +57,9 @@ pub struct Refused {
     pub after: Option<u64>,
 }
 
-/// Unbroken log: `from..to` on the axis; readable, if not counted, from `readable` on.
+/// Unbroken log: `from..to` on the axis.
 #[derive(Debug, Clone)]
 struct Run {
-    readable: u64,
     from: u64,
     to: u64,
     /// Who provides which bytes: index on the path, from, to.
@@ -159,7 +158,8 @@ fn archived(catalog: &Catalog<ToyPosition>, branch: u32, until: u64) -> Vec<(u64
 
 impl<'a> Truth<'a> {
     fn new(server: &Server, catalog: &'a Catalog<ToyPosition>, request: &Request) -> Found<Self> {
-        let newest = server.branches.iter().rfind(|b| server.branches.iter().all(|c| c.fork.is_none_or(|f| f.0 != b.id)));
+        let newest =
+            server.branches.iter().rfind(|b| server.branches.iter().all(|c| c.fork.is_none_or(|f| f.0 != b.id)));
         let leaf = match &request.lineage {
             Some(lineage) => lineage.as_str().trim_start_matches('b').parse().unwrap_or(0),
             None => newest.map_or(0, |branch| branch.id),
@@ -199,7 +199,7 @@ impl<'a> Truth<'a> {
         };
         let change = |r: &Placed| if let Kind::Commit(change) = r.record.kind { change } else { 0 };
         Ok(Verdict::Ready(Ready {
-            branch: self.path[place.hop].0,
+            branches: self.names(place),
             cut: place.cut,
             base,
             last_kept: commits().filter(here).filter(|r| r.end <= place.cut).map(|r| r.begin).next_back(),
@@ -208,6 +208,13 @@ impl<'a> Truth<'a> {
             lost: commits().filter(behind).count() as u64,
             value: commits().filter(|r| r.end <= place.cut).map(change).sum(),
         }))
+    }
+
+    fn names(&self, place: Place) -> Vec<u32> {
+        let mut names = vec![self.path[place.hop].0];
+        let at_fork = self.path.windows(2).filter(|pair| pair[0].2 == place.cut);
+        names.extend(at_fork.flat_map(|pair| [pair[0].0, pair[1].0]));
+        names
     }
 
     fn lay_out(&mut self, catalog: &Catalog<ToyPosition>) {
@@ -231,7 +238,7 @@ impl<'a> Truth<'a> {
                         let counted = if hop > 0 { from.max(fork) } else { from };
                         if counted < to {
                             let stretches = vec![(hop, counted, to)];
-                            self.runs.push(Run { readable: from, from: counted, to, stretches });
+                            self.runs.push(Run { from: counted, to, stretches });
                             end = Some(to);
                         }
                     }
@@ -370,8 +377,10 @@ impl<'a> Truth<'a> {
     }
 
     fn event(&self, bound: Bound, unknown: &'static str, is: impl Fn(&Placed) -> bool) -> Found<Vec<Place>> {
-        let found: Vec<(usize, &Placed)> =
-            (0..self.runs.len()).flat_map(|run| self.whole(run).map(move |r| (run, r))).filter(|(_, r)| is(r)).collect();
+        let found: Vec<(usize, &Placed)> = (0..self.runs.len())
+            .flat_map(|run| self.whole(run).map(move |r| (run, r)))
+            .filter(|(_, r)| is(r))
+            .collect();
         match found.as_slice() {
             [] => Err(plain(unknown)),
             [(run, r)] => {
@@ -391,7 +400,7 @@ impl<'a> Truth<'a> {
         let here = &self.runs[run];
         let last = here.stretches.last().map_or(0, |(hop, ..)| *hop);
         let start = base.start.offset;
-        here.readable <= start && (start < here.to || (start == here.to && *hop <= last))
+        here.from <= start && (start < here.to || (start == here.to && *hop <= last))
     }
 
     fn choose(&self, place: Place) -> Found<String> {

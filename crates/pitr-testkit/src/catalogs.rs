@@ -9,9 +9,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta};
 use pitr_core::ports::SealedSegment;
-use pitr_core::{
-    Base, BaseId, Bound, Catalog, Engine, Facts, Gap, GapCause, LineageId, Span, Target, Timestamp,
-};
+use pitr_core::{Base, BaseId, Bound, Catalog, Engine, Facts, Gap, GapCause, LineageId, Span, Target, Timestamp};
 use pitr_plan::{Answer, Need, Request};
 
 use crate::dice::Dice;
@@ -92,7 +90,9 @@ impl Case {
     pub fn answer(&self, need: &Need<ToyPosition>) -> Result<Answer<ToyPosition>, ToyError> {
         let absent = |span: &Span<ToyPosition>| ToyError::Inconsistent(format!("nobody archived {}", span.start));
         match need {
-            Need::Expand(span) => self.rolled.get(&key(span)).cloned().map(Answer::Segments).ok_or_else(|| absent(span)),
+            Need::Expand(span) => {
+                self.rolled.get(&key(span)).cloned().map(Answer::Segments).ok_or_else(|| absent(span))
+            }
             Need::Scan { segment, then } => {
                 let own = self.segment(segment).ok_or_else(|| absent(segment))?;
                 let singles = then.iter().flat_map(|span| self.singles(span));
@@ -235,7 +235,9 @@ impl Case {
                 run += 1;
             }
             let (now, later) = rest.split_at(run);
-            if run > 1 && let Some(all) = roll_up(now) {
+            if run > 1
+                && let Some(all) = roll_up(now)
+            {
                 self.rolled.insert(key(&all), now.to_vec());
                 self.catalog.spans.push(all);
                 if dice.chance(10) {
@@ -284,11 +286,15 @@ impl Case {
                 Some(placed) => placed.record.time + TimeDelta::seconds(dice.pick(0, 3) as i64 - 1),
                 None => second(dice.pick(0, 300) as i64),
             }),
-            5 | 6 => coordinate("at", match near {
-                Some(placed) if dice.chance(60) => placed.begin,
-                Some(placed) => dice.pick(placed.begin, placed.end + 1),
-                None => dice.pick(0, 500),
-            }.to_string()),
+            5 | 6 => coordinate(
+                "at",
+                match near {
+                    Some(placed) if dice.chance(60) => placed.begin,
+                    Some(placed) => dice.pick(placed.begin, placed.end + 1),
+                    None => dice.pick(0, 500),
+                }
+                .to_string(),
+            ),
             7 => coordinate("tx", near.map_or(0, |placed| placed.record.transaction).to_string()),
             _ => coordinate("name", ["a", "b", "c", "d", "e", "f"][dice.pick(0, 6) as usize].to_owned()),
         };
@@ -309,7 +315,8 @@ fn behind(segment: &Bytes, skip: u64) -> Bytes {
 /// Branches full of records.
 fn history(dice: &mut Dice) -> Server {
     let mut server = Server::new(dice.pick(30, 140));
-    let mut clock = Clock { now: 0, transaction: dice.pick(0, 40) as u32, wrap: [12, 40, 1_000][dice.pick(0, 3) as usize] };
+    let mut clock =
+        Clock { now: 0, transaction: dice.pick(0, 40) as u32, wrap: [12, 40, 1_000][dice.pick(0, 3) as usize] };
     write(&mut server, 1, dice.pick(0, 30), &mut clock, dice);
     for _ in 0..[0, 0, 1, 2, 3][dice.pick(0, 5) as usize] {
         let Some(parent) = dice.one_of(&server.branches) else { break };

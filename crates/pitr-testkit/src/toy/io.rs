@@ -80,7 +80,8 @@ impl ToyStream {
             let from = self.at.offset.checked_sub(branch.origin)? as usize;
             let bytes = branch.log.get(from..(end - branch.origin) as usize).filter(|bytes| !bytes.is_empty())?;
             let commits = branch.records.iter().filter(|r| r.end > self.at.offset && r.end <= end);
-            let committed_at = commits.filter(|r| matches!(r.record.kind, Kind::Commit(_))).map(|r| r.record.time).max();
+            let committed_at =
+                commits.filter(|r| matches!(r.record.kind, Kind::Commit(_))).map(|r| r.record.time).max();
             let cut = if end == boundary { Cut::Must } else { Cut::Never };
             let end = ToyPosition { offset: end, ..self.at };
             Some(LogChunk { bytes: Bytes::copy_from_slice(bytes), end, cut, committed_at })
@@ -136,8 +137,12 @@ impl<F: FnOnce(&Shared) + Send> BaseBackup for ToyBackup<F> {
             ToyPosition::new(self.branch, end)
         };
         let (start, value) = self.server.read(|server| (here(server), server.value(here(server))));
-        into.open(PartInfo { path: "data".to_owned(), kind: PartKind::Directory, mode: Some(0o700) }).await?.finish().await?;
-        let file = |path: &str, chunking| PartInfo { path: path.to_owned(), kind: PartKind::File(chunking), mode: None };
+        into.open(PartInfo { path: "data".to_owned(), kind: PartKind::Directory, mode: Some(0o700) })
+            .await?
+            .finish()
+            .await?;
+        let file =
+            |path: &str, chunking| PartInfo { path: path.to_owned(), kind: PartKind::File(chunking), mode: None };
         let mut part = into.open(file(COUNTER, Chunking::Fixed)).await?;
         part.write(format!("{value} {}", start.offset).as_bytes()).await?;
         part.finish().await?;
@@ -250,7 +255,9 @@ pub fn replay(
             // Like a real server, which compares the begin of a record that it has read.
             let bytes = log.get((at - origin) as usize..).unwrap_or(&[]);
             let seen = Record::decode(bytes, ToyPosition::new(0, at))?;
-            return seen.map(|_| (value, at)).ok_or_else(|| ToyError::Inconsistent(format!("no record to stop before at {at}")));
+            return seen
+                .map(|_| (value, at))
+                .ok_or_else(|| ToyError::Inconsistent(format!("no record to stop before at {at}")));
         }
         let bytes = log.get((at - origin) as usize..).unwrap_or(&[]);
         let Some((record, length)) = Record::decode(bytes, ToyPosition::new(0, at))? else {

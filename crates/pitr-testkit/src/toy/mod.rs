@@ -12,9 +12,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use pitr_core::{
-    Engine, Facts, Fork, Lineage, LineageId, Locator, ParsePositionError, Span, TargetError,
-};
+use pitr_core::{Engine, Facts, Fork, Lineage, LineageId, Locator, ParsePositionError, Span, TargetError};
 
 pub use io::{Shared, ToyBackup, ToyRestorer, ToyStream, replay};
 pub(crate) use record::HEADER;

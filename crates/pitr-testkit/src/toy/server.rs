@@ -94,7 +94,9 @@ impl Server {
 
     /// All records of the path to `leaf`, in log order.
     pub fn records(&self, leaf: u32) -> Vec<Placed> {
-        let of = |(branch, until): (&Branch, u64)| branch.records.iter().filter(move |r| r.end <= until).cloned().collect::<Vec<_>>();
+        let of = |(branch, until): (&Branch, u64)| {
+            branch.records.iter().filter(move |r| r.end <= until).cloned().collect::<Vec<_>>()
+        };
         // A branch that was left before it wrote anything inherits no bound from its own child.
         let mut bound = u64::MAX;
         let mut parts: Vec<Vec<Placed>> = Vec::new();
