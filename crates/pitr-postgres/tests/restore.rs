@@ -111,6 +111,7 @@ async fn a_restored_server_stops_exactly_where_it_should() {
         let reached = report.reached.unwrap();
         let found = rows(reached.socket.as_ref().unwrap()).await;
         stop(&story.server.bin, &into);
+        std::fs::remove_dir_all(&reached.socket.unwrap().0).unwrap();
         assert_eq!(reached.position, recovery.cut);
         assert_eq!(found, (1..=kept as i32).collect::<Vec<_>>());
         assert_eq!(mode(&into), 0o700);
@@ -186,6 +187,7 @@ async fn tablespaces_come_back_where_they_are_wanted() {
     let sql = sql_client(&Settings::unix(&socket.0, socket.1, "postgres")).await.unwrap();
     let sum: i32 = sql.query_one("SELECT f.n + g.n FROM f, g", &[]).await.unwrap().get(0);
     stop(&story.server.bin, &into);
+    std::fs::remove_dir_all(&socket.0).unwrap();
     assert_eq!(sum, 3);
 
     let mut options = story.options(&place.path().join("other"));

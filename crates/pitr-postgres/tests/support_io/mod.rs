@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pitr_core::ports::{BaseReader, Chunking, PartInfo, PartKind, PartSink, PartTarget, PartWriter, SegmentReader};
@@ -19,9 +19,13 @@ pub fn bin() -> PathBuf {
 
 /// Their major version.
 pub fn major() -> u32 {
-    let output = Command::new(bin().join("postgres")).arg("-V").output().expect("PostgreSQL is installed");
+    major_of(&bin())
+}
+
+fn major_of(bin: &Path) -> u32 {
+    let output = Command::new(bin.join("postgres")).arg("-V").output().expect("PostgreSQL is installed");
     let text = String::from_utf8(output.stdout).unwrap();
-    text.split(' ').nth(2).unwrap().split('.').next().unwrap().parse().unwrap()
+    text.split(' ').nth(2).unwrap().split('.').next().unwrap().trim().parse().unwrap()
 }
 
 /// A digest that is good enough for a name.
@@ -71,20 +75,24 @@ pub fn give_to_server_user(path: &Path) {
     }
 }
 
-/// A fresh cluster with page checksums, copied for each server: initdb is the slowest part of these tests.
+/// A fresh cluster with page checksums, copied for each server, since initdb is the slowest part of these tests. Kept
+/// between runs under a fixed name, which it gets once it is complete.
 fn template(bin: &Path) -> PathBuf {
-    static TEMPLATES: OnceLock<Mutex<BTreeMap<PathBuf, tempfile::TempDir>>> = OnceLock::new();
-    let mut templates = TEMPLATES.get_or_init(Mutex::default).lock().unwrap();
-    let entry = templates.entry(bin.to_owned()).or_insert_with(|| {
-        let directory = scratch();
-        let data = directory.path().join("data");
-        as_server_user(
-            bin.join("initdb"),
-            &["-k", "-N", "-A", "trust", "-U", "postgres", "-D", data.to_str().unwrap()],
-        );
-        directory
-    });
-    entry.path().join("data")
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = MAKING.lock().unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    let ready = std::env::temp_dir().join(format!("pitr-test-cluster-{}-{user}", major_of(bin)));
+    if !ready.exists() {
+        let fresh = scratch();
+        let data = fresh.path().join("data");
+        let data = data.to_str().unwrap();
+        as_server_user(bin.join("initdb"), &["-k", "-N", "-A", "trust", "-U", "postgres", "-D", data]);
+        // Another process may have been faster; its cluster is as good.
+        if let Err(error) = std::fs::rename(data, &ready) {
+            assert!(ready.exists(), "{error}");
+        }
+    }
+    ready
 }
 
 /// A running server.
