@@ -13,6 +13,8 @@ use crate::{Known, Need};
 
 /// Why a step of planning ended early.
 #[derive(Debug)]
+// One exists at a time, at the end of a step: its size costs nothing.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Halt<P> {
     /// Something must be read first.
     Need(Need<P>),
@@ -21,6 +23,9 @@ pub(crate) enum Halt<P> {
 }
 
 pub(crate) type Step<P, T> = Result<T, Halt<P>>;
+
+/// An event, and the place whose span holds its begin.
+pub(crate) type Found<'a, P> = (At, &'a Event<P>);
 
 /// A piece by its place: run, and index in the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,7 +127,7 @@ impl<'a, E: Engine> Log<'a, E> {
         from: At,
         may: impl Fn(&CommitBounds) -> bool,
         wanted: impl Fn(&Event<E::Position>) -> bool,
-    ) -> Step<E::Position, Option<(At, &'a Event<E::Position>)>> {
+    ) -> Step<E::Position, Option<Found<'a, E::Position>>> {
         for (at, piece) in self.places(from.run).skip(from.piece) {
             if may(&piece.span.commits)
                 && let Some(event) = self.events(at)?.find(|event| is_commit(event) && wanted(event))

@@ -128,6 +128,8 @@ pub enum Answer<P> {
 
 /// One step of planning.
 #[derive(Debug, Clone, PartialEq, Eq)]
+// One exists at a time: its size costs nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Outcome<P> {
     /// The plan.
     Ready(Box<Plan<P>>),

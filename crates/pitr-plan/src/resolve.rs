@@ -225,12 +225,15 @@ fn cut_at<E: Engine>(
     }
 }
 
+/// The place where a record begins, and both its cuts.
+type KnownRecord<P> = (At, P, P);
+
 /// The known record that begins at `position`, which is held by place `at`, or that spans it.
 fn record_at<E: Engine>(
     log: &Log<'_, E>,
     at: At,
     position: &E::Position,
-) -> Step<E::Position, Option<(At, E::Position, E::Position)>> {
+) -> Step<E::Position, Option<KnownRecord<E::Position>>> {
     let hop = log.piece(at).map_or(0, |piece| piece.hop);
     for (here, piece) in log.places(at.run).take(at.piece + 1).rev() {
         // A record of the parent may reach into the copy of its bytes at the begin of a child.
