@@ -81,6 +81,13 @@ impl Postgres {
         })
     }
 
+    /// A server that somebody else started, such as `pitr restore --start`, and that is not stopped when dropped.
+    pub fn running(scratch: &Scratch, major: u32, data: PathBuf, socket: PathBuf, port: u16) -> Result<Self> {
+        let log = socket.join("log");
+        let bin = programs::postgres(major)?;
+        Ok(Self { bin, data, socket, port, log, account: scratch.account(), process: None })
+    }
+
     /// Appends lines to `postgresql.conf`; they take effect with the next start or reload.
     pub fn configure<'a>(&self, lines: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let file = self.data.join("postgresql.conf");

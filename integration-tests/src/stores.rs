@@ -55,6 +55,15 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Asks it to end and waits, so that what it has acknowledged is on its disk.
+    fn stop(&mut self) -> Result<()> {
+        succeed(Command::new("kill").args(["-s", "TERM", &self.process.id().to_string()]))?;
+        self.process.wait()?;
+        Ok(())
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         // Both fail only if it has ended by itself.
@@ -101,7 +110,8 @@ impl S3 {
     }
 }
 
-/// A real Azure Blob server in memory, with the well-known account of development and one container, `pitr`.
+/// A real Azure Blob server with the well-known account of development and one container, `pitr`. It keeps its blobs
+/// on disk, and so can go away and come back.
 #[derive(Debug)]
 pub struct Azurite(Server);
 
@@ -114,15 +124,30 @@ impl Azurite {
 
     /// Starts it.
     pub fn start(scratch: &Scratch) -> Result<Self> {
-        let port = free_port()?;
+        scratch.make("azurite")?;
+        let server = Self::launch(scratch, free_port()?)?;
+        Self::create_container(server.port)?;
+        Ok(Self(server))
+    }
+
+    fn launch(scratch: &Scratch, port: u16) -> Result<Server> {
         let (node, script) = programs::azurite()?;
         let mut command = Command::new(node);
-        let files = scratch.make("azurite")?;
         command.arg(script).args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent"]);
-        command.args(["--skipApiVersionCheck", "--disableTelemetry", "--location"]).arg(files);
-        let server = Server::start(scratch, "azurite", port, command)?;
-        Self::create_container(port)?;
-        Ok(Self(server))
+        command.args(["--skipApiVersionCheck", "--disableTelemetry", "--location"]);
+        command.arg(scratch.path().join("azurite"));
+        Server::start(scratch, "azurite", port, command)
+    }
+
+    /// Takes it away: connections to its port are refused from now on.
+    pub fn stop(&mut self) -> Result<()> {
+        self.0.stop()
+    }
+
+    /// Brings it back on the same port with the same blobs.
+    pub fn restart(&mut self, scratch: &Scratch) -> Result<()> {
+        self.0 = Self::launch(scratch, self.0.port)?;
+        Ok(())
     }
 
     /// A container cannot be made through an object store's interface: one signed request, sent by the same Node.js.
