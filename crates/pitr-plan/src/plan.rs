@@ -203,7 +203,7 @@ fn attempt<E: Engine>(
     let Some(leaf) = log.walk.path.last() else { return refuse(Reason::NoLineage, Spot::Nowhere) };
     let chain = chain(log, base, first, &resolved)?;
     let end = end(log, request, &resolved)?;
-    let halt = halt(log, request, &end, &chain.base);
+    let halt = halt(log, request, &end, &base, resolved.hop);
     let lost = lost(log, &resolved, &end);
     let warnings = warnings(catalog, log, &end, &other_leaves);
     let leaf = leaf.id.clone();
@@ -273,7 +273,8 @@ fn halt<E: Engine>(
     log: &Log<'_, E>,
     request: &Request,
     end: &End<E::Position>,
-    base: &Base<E::Position>,
+    base: &OnPath<'_, E::Position>,
+    hop: usize,
 ) -> E::Position {
     let is_position = |scheme: &str, value: &str| {
         log.walk.path.iter().any(|lineage| matches!(E::locate(lineage, scheme, value), Ok(Locator::Position(_))))
@@ -283,7 +284,9 @@ fn halt<E: Engine>(
     if !at_commit || asked_for {
         return end.cut.clone();
     }
-    let floor = Some(&base.consistent).filter(|consistent| **consistent <= end.cut);
+    // A cut may lie in a child's copy of its parent's log, and so before the consistent cut of the parent's base.
+    let floor = log.in_descendant(base.hop, hop, &base.base.consistent);
+    let floor = floor.as_ref().filter(|consistent| **consistent <= end.cut);
     match (end.last_kept.as_ref().map(|kept| &kept.end), floor) {
         (Some(kept), Some(floor)) if *kept <= end.cut => if floor <= kept { kept } else { floor }.clone(),
         // The base is an ancestor's, and consistent before the fork.
