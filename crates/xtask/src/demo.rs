@@ -117,11 +117,12 @@ impl Stage {
     }
 
     fn server(&self) -> Result<()> {
-        self.shell("initdb -D primary -U postgres -A trust >/dev/null")?;
+        self.shell("initdb -D primary -U postgres -A trust --data-checksums >/dev/null")?;
         let dir = self.dir.display();
         let settings = format!(
             "port = {}\nlisten_addresses = ''\nunix_socket_directories = '{dir}'\narchive_mode = on\n\
-             archive_command = 'pitr --config {dir}/pitr.toml wal push %p'\n",
+             archive_timeout = 60\n\
+             archive_command = '{dir}/bin/pitr --config {dir}/pitr.toml wal push --source orders %p'\n",
             self.port
         );
         eprintln!("$ cat >> primary/postgresql.conf\n{}", settings.trim_end());
