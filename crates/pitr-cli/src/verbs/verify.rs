@@ -1,8 +1,8 @@
 //! `pitr verify`: reads everything back and checks every byte against the digest it was stored with.
 
 use futures::StreamExt;
-use pitr_archive::SourceArchive;
-use pitr_archive::base;
+use pitr_archive::layout::KEYS;
+use pitr_archive::{Archive, SourceArchive, base};
 use pitr_core::{BaseId, Classify, ErrorKind};
 use pitr_plan::gaps;
 use pitr_postgres::Postgres;
@@ -39,7 +39,13 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
         None => context.config.sources.keys().map(String::as_str).collect(),
     };
     let archive = context.archive(if args.quick { Purpose::Write } else { Purpose::Read }).await?;
+    let mut keys = Vec::new();
     let (mut text, mut data, mut warnings, mut damaged) = (String::new(), Vec::new(), Vec::new(), 0);
+    for (key, what) in if args.quick { Vec::new() } else { damaged_keys(&archive).await? } {
+        damaged += 1;
+        text.push_str(&format!("  DAMAGED {key}: {what}\n"));
+        keys.push(json!({ "object": key, "what": what }));
+    }
     for name in names {
         let source = archive.source(name)?;
         let mut findings = Findings::default();
@@ -47,8 +53,12 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
             read_objects(&source, &mut findings, quiet).await?;
             read_bases(&source, &mut findings).await?;
         }
-        let catalog = source.catalog::<Postgres>().await?;
-        findings.gaps = gaps::<Postgres>(&catalog).iter().map(gap_text).collect();
+        match source.catalog::<Postgres>().await {
+            Ok(catalog) => findings.gaps = gaps::<Postgres>(&catalog).iter().map(gap_text).collect(),
+            // Damage that is named already: what else was found must still be told.
+            Err(error) if error.kind() == ErrorKind::Integrity && !findings.damaged.is_empty() => {}
+            Err(error) => return Err(Failure::from(error)),
+        }
         damaged += findings.damaged.len();
         text.push_str(&findings.text(name, args.quick));
         data.push(findings.data(name));
@@ -61,12 +71,29 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
     if damaged > 0 {
         let mut failure = Failure::new(ErrorKind::Integrity, format!("{damaged} objects are damaged or missing"));
         failure.screen = Some(format!("{text}\nNext: docs/runbooks/damaged-archive.md"));
-        failure.data = Some(json!({ "sources": data }));
+        failure.data = Some(json!({ "sources": data, "keys": keys }));
         return Err(failure.next("docs/runbooks/damaged-archive.md"));
     }
     let mut report = Report::new("pitr.verify/1", json!({ "sources": data }), text).next("pitr status");
     report.warnings = warnings;
     Ok(report)
+}
+
+/// Reads the wrapped copies of the digest key: who has it in a file would not miss them until that file is lost.
+async fn damaged_keys(archive: &Archive) -> Result<Vec<(String, String)>, Failure> {
+    let mut damaged = Vec::new();
+    for entry in archive.objects().list(KEYS).await? {
+        match archive.objects().get(&entry.key).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Integrity => {
+                damaged.push((entry.key, Failure::from(error).message));
+            }
+            // Wrapped to others: its bytes were whole up to there.
+            Err(error) if error.kind() == ErrorKind::Denied => {}
+            Err(error) => return Err(Failure::from(error)),
+        }
+    }
+    Ok(damaged)
 }
 
 /// Reads every object that stands for itself: segments, tails, side files, lineages, gaps, roll-ups.
