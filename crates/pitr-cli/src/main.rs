@@ -106,13 +106,20 @@ fn is_fetch(verb: &Verb) -> bool {
 fn usage(error: &clap::Error) -> ExitCode {
     // Nothing is left to do if the terminal is gone.
     let _ = error.print();
-    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with('-'));
-    let is_fetch = words.any(|word| word == "wal") && words.any(|word| word == "fetch");
+    let is_fetch = looks_like_fetch(std::env::args_os().skip(1));
     match error.exit_code() {
         0 => ExitCode::SUCCESS,
         _ if is_fetch => ExitCode::from(verbs::wal_fetch::FAULT),
         _ => ExitCode::from(ErrorKind::Usage.exit_code()),
     }
+}
+
+/// True for every line that may have been meant as `wal fetch`, with the typing error in whatever word. Only
+/// `wal push` must stay below 126.
+fn looks_like_fetch(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
+    let words: Vec<_> = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-")).collect();
+    let has = |wanted: &str| words.iter().any(|word| word == wanted);
+    !has("push") && (has("wal") || has("fetch"))
 }
 
 fn start_log(cli: &Cli) {

@@ -34,7 +34,12 @@ impl Histories {
             Some(leaf) => Some(LineageId::new(leaf)?),
             None => catalog.lineages.iter().max_by_key(|lineage| lineage.ordinal).map(|lineage| lineage.id.clone()),
         };
-        let Some(leaf_id) = leaf_id else { return Ok(Self { path: Vec::new(), chosen: false }) };
+        // An archive that knows nothing of the source proves nothing about its log. A standby waits until it does.
+        let Some(leaf_id) = leaf_id else {
+            let source = archive.name().as_str();
+            return Err(Failure::new(ErrorKind::Unreachable, format!("source {source} has no lineage in the archive"))
+                .next(format!("pitr status {source}")));
+        };
         let path = catalog.path(&leaf_id).ok_or_else(|| {
             let source = archive.name().as_str();
             Failure::new(ErrorKind::Usage, format!("source {source} has no lineage {leaf_id}"))
