@@ -41,6 +41,8 @@ pub struct Archive {
     /// Options of the store: `endpoint`, `region`, `allow_http`, …; never secrets.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// How long a passing fault of the store is retried, in seconds; `wal fetch` has its own `--deadline`.
+    pub retry_seconds: Option<u64>,
 }
 
 /// `[encryption]`.

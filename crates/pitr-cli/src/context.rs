@@ -38,7 +38,8 @@ impl Context {
     pub fn store(&self) -> Result<Store, Failure> {
         let url = self.config.archive_url()?;
         let store = Store::open(url, &self.config.archive.options).during(format!("archive.url {url}"))?;
-        Ok(match self.store_deadline {
+        let configured = self.config.archive.retry_seconds.map(Duration::from_secs);
+        Ok(match self.store_deadline.or(configured) {
             Some(deadline) => store.with_retry(Retry { deadline, ..Retry::default() }),
             None => store,
         })
