@@ -31,6 +31,7 @@ mod postgres;
 mod programs;
 mod scratch;
 pub mod seed;
+pub mod stepped;
 mod stores;
 pub mod waldump;
 
