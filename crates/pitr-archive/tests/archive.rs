@@ -92,11 +92,9 @@ async fn creating_again_opens_and_wraps_the_key_for_new_recipients() {
 /// The creation is cut off at every call; repeating it with the same digest key completes it.
 #[tokio::test]
 async fn a_creation_that_was_interrupted_anywhere_can_be_repeated() {
-    let once = Retry {
-        first_pause: Duration::from_secs(9),
-        max_pause: Duration::from_secs(9),
-        deadline: Duration::from_secs(5),
-    };
+    // The first pause would be longer than the deadline: nothing is repeated.
+    let pause = Duration::from_secs(1_000_000_000);
+    let once = Retry { first_pause: pause, max_pause: pause, deadline: Duration::from_secs(20) };
     let mut interrupted = 0;
     for moment in [Moment::BeforeEffect, Moment::AfterEffect] {
         for call in 1..20 {

@@ -1,4 +1,5 @@
 //! The contract of a store, as a suite that every store and every wrapper runs.
+#![allow(clippy::expect_used, reason = "a suite of assertions")]
 
 use std::ops::Range;
 
