@@ -2,15 +2,18 @@
 //! reaches a restored server. And no secret stands anywhere where it can be read.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "tamper/harm.rs"]
+mod harm;
+
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+use harm::{HARMS, Harm, Undo, content, files, holds, kinds, write_over};
 use integration_tests::{Pitr, Postgres, Run, SOURCE, Scratch, Setup, oracle};
 use serde_json::Value;
 
@@ -18,55 +21,6 @@ use serde_json::Value;
 const ROW: &str = "canary-row-5b1f0e77";
 const TABLE: &str = "canary_table_91ac";
 const PASSWORD: &str = "canary-password-c03d";
-
-/// What can be done to one object.
-#[derive(Debug, Clone, Copy)]
-enum Harm {
-    FirstLine,
-    FactsLine,
-    CheckLine,
-    Payload,
-    Middle,
-    LastByte,
-    Truncate,
-    Append,
-}
-
-const HARMS: [Harm; 8] = [
-    Harm::FirstLine,
-    Harm::FactsLine,
-    Harm::CheckLine,
-    Harm::Payload,
-    Harm::Middle,
-    Harm::LastByte,
-    Harm::Truncate,
-    Harm::Append,
-];
-
-impl Harm {
-    fn apply(self, bytes: &mut Vec<u8>) -> Result<()> {
-        let lines: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'\n').take(3).collect();
-        let &[first, facts, check] = lines.as_slice() else { bail!("an object without header") };
-        let at = match self {
-            Self::FirstLine => first - 1,
-            Self::FactsLine => (first + facts) / 2,
-            Self::CheckLine => (facts + check) / 2,
-            Self::Payload => check + 1,
-            Self::Middle => (check + 1 + bytes.len()) / 2,
-            Self::LastByte => bytes.len() - 1,
-            Self::Truncate => {
-                bytes.pop();
-                return Ok(());
-            }
-            Self::Append => {
-                bytes.push(0);
-                return Ok(());
-            }
-        };
-        bytes[at] ^= 1;
-        Ok(())
-    }
-}
 
 /// A server whose archive has an object of every kind.
 struct World {
@@ -165,32 +119,6 @@ impl World {
     fn answers(&self) -> Result<[Value; 2]> {
         Ok([self.pitr.json(["status"])?["sources"].take(), self.pitr.json(["plan", SOURCE, "--to", "latest"])?])
     }
-}
-
-/// Puts an object back as it was.
-struct Undo {
-    path: PathBuf,
-    bytes: Vec<u8>,
-}
-
-impl Undo {
-    fn of(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { path: path.to_owned(), bytes })
-    }
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        write_over(&self.path, &self.bytes).expect("an object could not be put back");
-    }
-}
-
-/// Objects may be read-only, and root must not become their owner.
-fn write_over(path: &Path, bytes: &[u8]) -> Result<()> {
-    let dir = fs::metadata(path.parent().context("no directory")?)?;
-    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(std::os::unix::fs::chown(path, Some(dir.uid()), Some(dir.gid()))?)
 }
 
 #[tokio::test]
@@ -422,47 +350,4 @@ fn watch_process_lists(secrets: &[&str]) -> ProcessWatch {
         seen
     };
     ProcessWatch(stop, std::thread::spawn(look))
-}
-
-fn holds(path: &Path, text: &str) -> bool {
-    let bytes = fs::read(path).unwrap_or_default();
-    bytes.windows(text.len()).any(|window| window == text.as_bytes())
-}
-
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
-        let path = entry?.path();
-        if path.is_dir() { found.extend(files(&path)?) } else { found.push(path) }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// Every file below a directory, by its name there.
-fn content(dir: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    files(dir)?.into_iter().map(|path| Ok((path.strip_prefix(dir)?.to_owned(), fs::read(&path)?))).collect()
-}
-
-/// The objects by the kind that their place tells.
-fn kinds(archive: &Path) -> Result<BTreeMap<&'static str, Vec<String>>> {
-    let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for path in files(archive)? {
-        let key = path.strip_prefix(archive)?.to_string_lossy().into_owned();
-        let kind = match key.split('/').collect::<Vec<_>>().as_slice() {
-            ["archive"] => "archive",
-            ["keys", ..] => "digest_key",
-            ["s", _, "lineage", ..] => "lineage",
-            ["s", _, "log", ..] => "segment",
-            ["s", _, "file", ..] => "file",
-            ["s", _, "rollup", ..] => "rollup",
-            ["s", _, "pack", ..] => "pack",
-            ["s", _, "base", _, "index", _] => "base_index",
-            ["s", _, "base", _, "packs"] => "base_packs",
-            ["s", _, "base", _, "manifest"] => "manifest",
-            _ => bail!("an object of unknown kind: {key}"),
-        };
-        kinds.entry(kind).or_default().push(key);
-    }
-    Ok(kinds)
 }
