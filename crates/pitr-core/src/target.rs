@@ -112,20 +112,21 @@ impl Target {
         if text == "latest" {
             return Ok(Self::Latest);
         }
+        if let Some((scheme, value)) = text.split_once(':')
+            && !value.is_empty()
+            && !scheme.is_empty()
+            && scheme.bytes().all(|b| b.is_ascii_lowercase())
+        {
+            // Before anything else: a named point may be called "a_year_ago".
+            return Ok(Self::Coordinate { scheme: scheme.to_owned(), value: value.to_owned() });
+        }
         if let Some(span) = text.strip_suffix("ago") {
             return parse_span(span)
                 .and_then(|span| now.checked_sub_signed(span))
                 .map(Self::Time)
                 .ok_or_else(|| TargetError::NotUnderstood(text.to_owned()));
         }
-        match text.split_once(':') {
-            Some((scheme, value))
-                if !value.is_empty() && !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_lowercase()) =>
-            {
-                Ok(Self::Coordinate { scheme: scheme.to_owned(), value: value.to_owned() })
-            }
-            _ => parse_moment(text).map(Self::Time),
-        }
+        parse_moment(text).map(Self::Time)
     }
 }
 
@@ -253,6 +254,12 @@ mod tests {
         ] {
             assert_eq!(time(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_point_may_have_a_name_that_ends_like_a_span() {
+        let named = Target::Coordinate { scheme: "name".into(), value: "a_year_ago".into() };
+        assert_eq!(Target::parse("name:a_year_ago", now()), Ok(named));
     }
 
     #[test]

@@ -9,7 +9,10 @@ pub struct Args {
     /// How long to run each decoder, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Only the decoder with this name: wal, envelope, tar, target
+    /// How many inputs each decoder gets, instead of a time
+    #[arg(long, conflicts_with = "seconds")]
+    iterations: Option<u64>,
+    /// Only the decoder with this name: wal, envelope, tar, manifest, history, names, target, label
     #[arg(long)]
     decoder: Option<String>,
     /// Replay the run that printed this seed
@@ -21,7 +24,10 @@ pub struct Args {
 /// decoders in place.
 pub fn run(args: &Args) -> Result<()> {
     let mut command = cargo(["test", "-p", "integration-tests", "--test", "fuzz"]);
-    command.env("PITR_FUZZ_SECONDS", args.seconds.to_string());
+    match args.iterations {
+        Some(iterations) => command.env("PITR_FUZZ_ITERATIONS", iterations.to_string()),
+        None => command.env("PITR_FUZZ_SECONDS", args.seconds.to_string()),
+    };
     if let Some(seed) = args.seed {
         command.env("PITR_SEED", seed.to_string());
     }
