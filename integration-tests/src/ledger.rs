@@ -77,6 +77,37 @@ pub async fn run(server: &Postgres, load: &Load) -> Result<()> {
     Ok(())
 }
 
+/// Clients of a storm; the server has connections for a few more.
+const STORM_CLIENTS: u32 = 32;
+
+/// Commits of each client of a storm.
+const STORM_COMMITS: u32 = 150;
+
+/// Many clients that commit one row after the other, inside the server and without waiting for the disk.
+///
+/// A commit takes its time first and its place in the log second. In this crowd some are overtaken in between, and
+/// then the log has their times the other way round.
+pub async fn storm(server: &Postgres, round: u32) -> Result<()> {
+    let mut tasks = Vec::new();
+    for client in 0..STORM_CLIENTS {
+        let connection = server.connect().await?;
+        let base = i64::from(round) * 1_000_000_000 + i64::from(client) * 1_000_000;
+        let sql = format!(
+            "DO $$ BEGIN FOR n IN 1..{STORM_COMMITS} LOOP \
+             INSERT INTO ledger VALUES ({base} + n, 0, pg_current_xact_id(), 'storm', 'x'); COMMIT; \
+             END LOOP; END $$"
+        );
+        tasks.push(tokio::spawn(async move {
+            connection.batch_execute("SET synchronous_commit = off").await?;
+            connection.batch_execute(&sql).await
+        }));
+    }
+    for task in tasks {
+        task.await.context("a client panicked")?.context("a client of the storm failed")?;
+    }
+    Ok(())
+}
+
 /// Name of the n-th named point of a round.
 pub fn mark_name(round: u32, mark: u32) -> String {
     format!("mark_{round}_{mark}")

@@ -149,20 +149,21 @@ impl Truth {
         let next = commits.get(at + 1).unwrap_or(commit);
         let micro = TimeDelta::microseconds(1);
         let (point, keep) = match form % 12 {
-            0 => (Point::Time(commit.time), true),
+            // Where the clock went backwards in the log: the one form that every run must have comes first.
+            0 => self.inversion(rng).unwrap_or((Point::Time(next.time), true)),
             1 => (Point::Time(commit.time), false),
             2 => (Point::Xid(commit.xid), true),
-            3 => (Point::Xid(commit.xid), false),
-            4 => (Point::Lsn(commit.begin), true),
-            5 => (Point::Lsn(commit.begin), false),
-            6 => (Point::Name(self.mark(rng)?), rng.random_bool(0.5)),
-            // Between two commits, one microsecond beside one, or where the clock went backwards in the log.
-            7 => (Point::Time(commit.time + (next.time - commit.time) / 2), rng.random_bool(0.5)),
-            8 => (
+            3 => (Point::Lsn(commit.begin), false),
+            4 => (Point::Name(self.mark(rng)?), rng.random_bool(0.5)),
+            5 => (Point::Time(commit.time), true),
+            6 => (Point::Xid(commit.xid), false),
+            7 => (Point::Lsn(commit.begin), true),
+            // Between two commits, or one microsecond beside one.
+            8 => (Point::Time(commit.time + (next.time - commit.time) / 2), rng.random_bool(0.5)),
+            9 => (
                 Point::Time(if rng.random_bool(0.5) { commit.time - micro } else { commit.time + micro }),
                 rng.random_bool(0.5),
             ),
-            9 => (self.inversion(rng).unwrap_or(Point::Time(next.time)), rng.random_bool(0.5)),
             // Inside a commit record, or at the begin of any other record.
             10 => (Point::Lsn(self.position(at, rng)?), rng.random_bool(0.5)),
             _ => (Point::Latest, true),
@@ -178,11 +179,20 @@ impl Truth {
         marks.get(at).map(|(name, _)| name.clone())
     }
 
-    /// The time of a commit that an earlier commit in the log is later than.
-    fn inversion(&self, rng: &mut StdRng) -> Option<Point> {
-        let pairs: Vec<_> = self.log.commits.windows(2).filter(|pair| pair[1].time < pair[0].time).collect();
+    /// A moment that a commit is not later than, which an earlier commit in the log is: it is dropped all the same.
+    fn inversion(&self, rng: &mut StdRng) -> Option<(Point, bool)> {
+        let commits = self.log.commits.windows(2).filter(|pair| pair[0].begin > self.from);
+        let pairs: Vec<_> = commits.filter(|pair| pair[1].time < pair[0].time).collect();
         let at = (!pairs.is_empty()).then(|| rng.random_range(0..pairs.len()))?;
-        pairs.get(at).map(|pair| Point::Time(pair[1].time))
+        let keep = rng.random_bool(0.5);
+        pairs.get(at).map(|pair| (Point::Time(pair[usize::from(keep)].time), keep))
+    }
+
+    /// True if a commit that is dropped is early enough for the target by its time alone.
+    pub fn is_inverted(&self, target: &Target) -> Result<bool> {
+        let Point::Time(time) = target.point else { return Ok(false) };
+        let dropped = &self.log.commits[self.kept(target)?..];
+        Ok(dropped.iter().any(|commit| commit.time < time || target.keep && commit.time == time))
     }
 
     fn position(&self, commit: usize, rng: &mut StdRng) -> Option<u64> {

@@ -32,8 +32,17 @@ pub struct Log {
 impl Log {
     /// Reads everything from `start` to the end of the log of timeline 1.
     pub fn read(server: &Postgres, start: &str) -> Result<Self> {
+        Self::dump(server, start, &[])
+    }
+
+    /// Reads from `start` to what a server that goes on writing has flushed at least, `end`.
+    pub fn read_until(server: &Postgres, start: &str, end: &str) -> Result<Self> {
+        Self::dump(server, start, &["--end", end])
+    }
+
+    fn dump(server: &Postgres, start: &str, end: &[&str]) -> Result<Self> {
         let mut dump = server.program("pg_waldump");
-        dump.arg("--path").arg(server.data().join("pg_wal")).args(["--timeline", "1", "--start", start]);
+        dump.arg("--path").arg(server.data().join("pg_wal")).args(["--timeline", "1", "--start", start]).args(end);
         let output = dump.output().context("cannot run pg_waldump")?;
         // The end of the log is always an error to this tool.
         let stderr = String::from_utf8_lossy(&output.stderr);
