@@ -82,6 +82,9 @@ fn refused(source: &str, refusal: &pitr_plan::Refusal<PgPosition>) -> Failure {
     failure.data = serde_json::to_value(RefusalReport::from(refusal)).ok();
     failure.next = refusal.nearest().map(|moment| format!("pitr plan {source} --to '{}'", moment.target)).collect();
     failure.next.extend(refusal.hint());
+    if failure.next.is_empty() {
+        failure.next.push(format!("pitr status {source}"));
+    }
     failure
 }
 

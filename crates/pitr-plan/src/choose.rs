@@ -4,6 +4,7 @@
 
 use std::cmp::Ordering;
 
+use pitr_core::ports::Stop;
 use pitr_core::{Base, BaseId, Catalog, Engine, Gap, Position};
 
 use crate::log::{At, Log, Step};
@@ -210,8 +211,14 @@ pub(crate) fn nearest<E: Engine>(
 
 fn moment_at_end<E: Engine>(log: &Log<'_, E>, run: usize) -> Step<E::Position, Option<Moment<E::Position>>> {
     let time = log.reach(run)?;
+    // At the very end of a run, the cut is where the first record of the hole begins, and would name that one.
+    let at_edge = |cut: &E::Position| log.run(run).last().is_some_and(|piece| piece.end == *cut);
+    let target_of = |cut: &E::Position, stop: &Stop<E::Position>| match stop {
+        Stop::After(kept) if at_edge(cut) => E::target(kept),
+        _ => E::target(cut),
+    };
     let moment = log.end_of(run)?.map(|end| Moment {
-        target: if run + 1 == log.runs() { "latest".to_owned() } else { E::target(&end.cut) },
+        target: if run + 1 == log.runs() { "latest".to_owned() } else { target_of(&end.cut, &end.stop) },
         position: end.cut,
         time,
         lineage: None,

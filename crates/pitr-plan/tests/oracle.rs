@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use pitr_core::ports::Stop;
-use pitr_core::{Engine, Target};
+use pitr_core::{Bound, Engine, Target, Timestamp};
 use pitr_plan::{Moment, Plan, Reason, Refusal, Request, drive};
 use pitr_testkit::brute::{self, Ready, Refused, Verdict};
 use pitr_testkit::catalogs::Case;
@@ -82,7 +82,7 @@ fn check(case: &Case, request: &Request) -> &'static str {
     let judge = |right: &Verdict| match (&planned, right) {
         (_, Verdict::Open) => Ok("open"),
         (Ok(plan), Verdict::Ready(right)) => check_plan(case, request, plan, right).map(|()| "ready"),
-        (Err(refusal), Verdict::Refused(right)) => check_refusal(refusal, right).map(|()| right.code),
+        (Err(refusal), Verdict::Refused(right)) => check_refusal(case, request, refusal, right).map(|()| right.code),
         _ => Err("one plans, the other refuses".to_owned()),
     };
     let judged: Vec<_> = verdicts.iter().map(judge).collect();
@@ -139,7 +139,20 @@ fn check_replay(case: &Case, plan: &Plan<ToyPosition>, right: &Ready) -> Result<
     same("reached", reached == halt || (reached > halt && hidden(reached)), true)
 }
 
-fn check_refusal(refusal: &Refusal<ToyPosition>, right: &Refused) -> Result<(), String> {
+/// True if the target that stands for a moment is planned to that very cut.
+fn lands_on(case: &Case, request: &Request, moment: &Moment<ToyPosition>) -> bool {
+    let Ok(target) = Target::parse(&moment.target, Timestamp::default()) else { return false };
+    let request = Request { target, bound: Bound::To, ..request.clone() };
+    let planned = drive::<Toy, ToyError>(&case.catalog, &request, |need| case.answer(need));
+    planned.unwrap().is_ok_and(|plan| plan.end.cut == moment.position)
+}
+
+fn check_refusal(
+    case: &Case,
+    request: &Request,
+    refusal: &Refusal<ToyPosition>,
+    right: &Refused,
+) -> Result<(), String> {
     same("reason", refusal.reason.code(), right.code)?;
     if let Reason::InGap { gap } | Reason::CrossesGap { gap, .. } = &refusal.reason {
         same("gap", Some((gap.after.offset, gap.before.map(|before| before.offset))), right.gap)?;
@@ -149,7 +162,8 @@ fn check_refusal(refusal: &Refusal<ToyPosition>, right: &Refused) -> Result<(), 
     let offset = |moment: &Option<Moment<ToyPosition>>| moment.as_ref().map(|moment| moment.position.offset);
     same("nearest before", offset(&refusal.nearest_before), right.before)?;
     same("nearest after", offset(&refusal.nearest_after), right.after)?;
-    let typed =
-        |moment: &Moment<ToyPosition>| moment.target == "latest" || moment.target == Toy::target(&moment.position);
+    let typed = |moment: &Moment<ToyPosition>| {
+        moment.target == "latest" || moment.target == Toy::target(&moment.position) || lands_on(case, request, moment)
+    };
     same("what to type", refusal.nearest().all(typed), true)
 }
