@@ -236,7 +236,9 @@ impl Classify for Error {
             Self::NoArchive { .. } => "check archive.url, or create the archive with: pitr init",
             Self::Target(error) => return error.hint(),
             Self::NoBase { .. } => "see the complete bases with: pitr list",
-            Self::Corrupt { .. } | Self::Missing { .. } => "run pitr verify to see the extent, and restore from a replica of the archive",
+            Self::Corrupt { .. } | Self::Missing { .. } => {
+                "run pitr verify to see the extent, and restore from a replica of the archive"
+            }
             Self::Conflict { .. } => {
                 "find the second server that archives under this source name and give it a source of its own"
             }

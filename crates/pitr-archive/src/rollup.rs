@@ -135,7 +135,8 @@ impl SourceArchive {
     pub(crate) async fn newest_generation(&self, lineage: &LineageId, group: &str) -> Result<Option<u32>> {
         let mut newest = None;
         for generation in 0..limits::MAX_ROLLUP_GENERATIONS {
-            if self.objects().store().get_prefix(&self.layout().rollup(lineage, group, generation), 1).await?.is_none() {
+            if self.objects().store().get_prefix(&self.layout().rollup(lineage, group, generation), 1).await?.is_none()
+            {
                 break;
             }
             newest = Some(generation);

@@ -165,11 +165,13 @@ impl Store {
                     Ok(Prefix { bytes: answer.bytes().await?, object_bytes })
                 }
                 // An empty object has no range that could be read, and every store says so in its own way.
-                Err(error) if !matches!(kind_of(&error), ErrorKind::Absent | ErrorKind::Denied) => match self.objects.head(&path).await {
-                    Ok(meta) if meta.size == 0 => Ok(Prefix { bytes: Bytes::new(), object_bytes: 0 }),
-                    Ok(_) => Err(error),
-                    Err(of_head) => Err(of_head),
-                },
+                Err(error) if !matches!(kind_of(&error), ErrorKind::Absent | ErrorKind::Denied) => {
+                    match self.objects.head(&path).await {
+                        Ok(meta) if meta.size == 0 => Ok(Prefix { bytes: Bytes::new(), object_bytes: 0 }),
+                        Ok(_) => Err(error),
+                        Err(of_head) => Err(of_head),
+                    }
+                }
                 Err(error) => Err(error),
             }
         };
