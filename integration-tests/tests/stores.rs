@@ -55,6 +55,21 @@ async fn keeps_the_contract(url: &str, options: Vec<(String, String)>, login: &[
 }
 
 #[tokio::test]
+async fn an_s3_bucket_that_does_not_exist_is_no_archive() -> Result<()> {
+    let scratch = Scratch::new("s3-bucket")?;
+    let s3 = S3::start(&scratch)?;
+    let login = [("access_key_id", "test"), ("secret_access_key", "test")];
+    let login = login.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let store = Store::open("s3://pitr-no-such-bucket/archive", &s3.options().into_iter().chain(login).collect())?;
+    // Never "absent": the server says "not found" for a missing bucket, too.
+    ensure!(matches!(store.get("s/x/log/a").await, Err(pitr_archive::Error::NoArchive { .. })));
+    ensure!(matches!(store.list("s/x").await, Err(pitr_archive::Error::NoArchive { .. })));
+    let created = store.create("archive", Vec::new()).await;
+    ensure!(matches!(created, Err(pitr_archive::Error::NoArchive { .. })), "{created:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_archive_on_s3_restores_exactly_the_rows_before_a_name() -> Result<()> {
     let scratch = Scratch::new("s3")?;
     let s3 = S3::start(&scratch)?;

@@ -1,4 +1,5 @@
-//! Every store, and every store behind a faulty one, keeps the contract of `Store`.
+//! Every store, and every store behind a faulty one, keeps the contract of `Store`. Real servers are in
+//! `integration-tests/tests/stores.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
@@ -166,56 +167,6 @@ async fn what_a_killed_writer_left_is_in_no_listing() {
     std::fs::write(directory.path().join("s/a/half#1234567"), b"half").unwrap();
     let keys: Vec<_> = store.list("s").await.unwrap().into_iter().map(|entry| entry.key).collect();
     assert_eq!(keys, ["s/a/done"]);
-}
-
-/// Runs the suite against a server: URL and options (`name=value`, separated by commas) from the environment.
-async fn server(url: &str, options: &str) {
-    let Ok(url) = std::env::var(url) else {
-        eprintln!("skipped: {url} is not set; cargo xtask test starts the server and sets it");
-        return;
-    };
-    let options = std::env::var(options).unwrap_or_default();
-    let options: BTreeMap<String, String> = options
-        .split(',')
-        .filter_map(|option| option.split_once('='))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    // Every run has a root of its own, in a bucket that may have seen others.
-    let open = |name: &str| Store::open(&format!("{url}/{name}-{:016x}", rand::random::<u64>()), &options).unwrap();
-    store_contract(&open("clean"), "clean").await.unwrap();
-    for seed in 0..3 {
-        let store = open("faulty");
-        let faulty = FaultyStore::new(raw(&store), Faults::Random { rate: 0.1, seed });
-        let root = store.root().clone();
-        let faulty = Store::from_object_store(Arc::new(PrefixStore::new(faulty, root))).with_retry(PATIENT);
-        store_contract(&faulty, "faulty").await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn an_s3_server_keeps_the_contract() {
-    server("PITR_TEST_S3_URL", "PITR_TEST_S3_OPTIONS").await;
-}
-
-#[tokio::test]
-async fn an_azure_server_keeps_the_contract() {
-    server("PITR_TEST_AZURE_URL", "PITR_TEST_AZURE_OPTIONS").await;
-}
-
-#[tokio::test]
-async fn an_s3_bucket_that_does_not_exist_is_no_archive() {
-    let (Ok(url), Ok(options)) = (std::env::var("PITR_TEST_S3_URL"), std::env::var("PITR_TEST_S3_OPTIONS")) else {
-        eprintln!("skipped: PITR_TEST_S3_URL is not set; cargo xtask test starts the server and sets it");
-        return;
-    };
-    assert!(url.starts_with("s3://"));
-    let options: BTreeMap<String, String> =
-        options.split(',').filter_map(|o| o.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
-    let store = Store::open("s3://pitr-no-such-bucket/archive", &options).unwrap();
-    assert!(matches!(store.get("s/x/log/a").await, Err(Error::NoArchive { .. })));
-    assert!(matches!(store.list("s/x").await, Err(Error::NoArchive { .. })));
-    let created = store.create("archive", bytes::Bytes::new()).await;
-    assert!(matches!(created, Err(Error::NoArchive { .. })), "{created:?}");
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ impl<'s> Cluster<'s> {
     /// What was measured on what, for the head of the table.
     pub async fn describe(&self) -> Result<String> {
         let bytes: u64 = self.server.value("SELECT sum(pg_database_size(oid)) FROM pg_database").await?.parse()?;
-        let version = self.server.value("SHOW server_version").await?;
+        let version = self.server.value("current_setting('server_version')").await?;
         let cores = std::thread::available_parallelism()?;
         Ok(format!(
             "PostgreSQL {version}, cluster of {} MB, {cores} cores, {}, both sides zstd 3 into a local directory.",
