@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 
 use pitr_core::ports::Stop;
-use pitr_core::{Base, BaseId, Catalog, Engine, Gap, Position};
+use pitr_core::{Base, BaseId, Catalog, Engine, Gap, Locator, Position};
 
 use crate::log::{At, Log, Step};
 use crate::refusal::{Moment, Reason, Spot};
@@ -211,14 +211,19 @@ pub(crate) fn nearest<E: Engine>(
 
 fn moment_at_end<E: Engine>(log: &Log<'_, E>, run: usize) -> Step<E::Position, Option<Moment<E::Position>>> {
     let time = log.reach(run)?;
-    // At the very end of a run, the cut is where the first record of the hole begins, and would name that one.
-    let at_edge = |cut: &E::Position| log.run(run).last().is_some_and(|piece| piece.end == *cut);
-    let target_of = |cut: &E::Position, stop: &Stop<E::Position>| match stop {
-        Stop::After(kept) if at_edge(cut) => E::target(kept),
+    // A server may write the end of a record as the begin of the next one, which is in the hole.
+    let names_itself = |hop: usize, cut: &E::Position| {
+        let text = E::target(cut);
+        let lineage = log.walk.path.get(hop);
+        let located = lineage.zip(text.split_once(':')).map(|(at, (scheme, value))| E::locate(at, scheme, value));
+        matches!(located, Some(Ok(Locator::Position(position))) if position == *cut)
+    };
+    let target_of = |hop: usize, cut: &E::Position, stop: &Stop<E::Position>| match stop {
+        Stop::After(kept) if !names_itself(hop, cut) => E::target(kept),
         _ => E::target(cut),
     };
     let moment = log.end_of(run)?.map(|end| Moment {
-        target: if run + 1 == log.runs() { "latest".to_owned() } else { target_of(&end.cut, &end.stop) },
+        target: if run + 1 == log.runs() { "latest".to_owned() } else { target_of(end.hop, &end.cut, &end.stop) },
         position: end.cut,
         time,
         lineage: None,
