@@ -99,10 +99,10 @@ impl Config {
                     Failure::new(ErrorKind::Usage, format!("cannot read configuration {}: {error}", path.display()))
                         .next("pitr init --config PATH")
                 })?;
-                Self::parse(&text, Some(path), &overrides(env::vars()))
+                Self::parse(&text, Some(path), &overrides(environment()))
             }
-            None if env::vars().any(|(key, _)| key.starts_with(OVERRIDE_PREFIX)) => {
-                Self::parse("", None, &overrides(env::vars()))
+            None if environment().any(|(key, _)| key.starts_with(OVERRIDE_PREFIX)) => {
+                Self::parse("", None, &overrides(environment()))
             }
             None => Err(Failure::new(
                 ErrorKind::Usage,
@@ -236,6 +236,11 @@ fn closest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
         .filter(|(score, _)| *score > 0.75)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
+}
+
+/// The environment, as far as it is text: what is not cannot be ours, and must not end the program.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn overrides(vars: impl Iterator<Item = (String, String)>) -> Vec<(Vec<String>, String)> {

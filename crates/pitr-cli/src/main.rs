@@ -71,7 +71,9 @@ async fn interruptible(cli: &Cli) -> ExitCode {
                 Ok(()) => eprintln!("pitr: interrupted; the same command goes on where it can"),
                 Err(error) => eprintln!("pitr: cannot wait for signals: {error}"),
             }
-            ExitCode::from(INTERRUPTED)
+            // Above 125 PostgreSQL's archiver would end without counting the failure.
+            let is_push = matches!(cli.verb, Verb::Wal(Wal::Push(_)));
+            ExitCode::from(if is_push { ErrorKind::Failed.exit_code() } else { INTERRUPTED })
         }
     }
 }

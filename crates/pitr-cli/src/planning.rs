@@ -79,6 +79,7 @@ fn refused(source: &str, refusal: &pitr_plan::Refusal<PgPosition>) -> Failure {
     let screen = explain_refusal::<Postgres>(refusal, source, time::now(), &zone());
     let mut failure = Failure::new(refusal.kind(), refusal.to_string());
     failure.screen = Some(screen);
+    // Only a copy for scripts: the refusal itself must be shown in any case.
     failure.data = serde_json::to_value(RefusalReport::from(refusal)).ok();
     failure.next = refusal.nearest().map(|moment| format!("pitr plan {source} --to '{}'", moment.target)).collect();
     failure.next.extend(refusal.hint());
