@@ -5,37 +5,12 @@
 use std::collections::BTreeMap;
 
 use pitr_core::Classify;
+pub use pitr_core::{Finding, Severity};
 
 use crate::connect::{ConnectError, Host, Settings, SqlClient, sql_client};
 use crate::error::Error;
 use crate::limits::{NEWEST_MAJOR, OLDEST_MAJOR, QUERY_TIMEOUT};
 use crate::replication::{ReplicationClient, SystemIdentity};
-
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// As it should be.
-    Good,
-    /// Could be better.
-    Hint,
-    /// Protected, but less than you may think.
-    Warning,
-    /// Not protected as long as this stays.
-    Failure,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// How much it matters.
-    pub severity: Severity,
-    /// The setting or right that was looked at.
-    pub topic: &'static str,
-    /// What was found, as one sentence.
-    pub message: String,
-    /// What to do, as SQL or a line of a configuration file.
-    pub fix: Option<String>,
-}
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
