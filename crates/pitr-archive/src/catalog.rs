@@ -140,13 +140,14 @@ impl SourceArchive {
         let listed = self.groups(lineage).await?;
         let rollups = self.rollup_generations(lineage).await?;
         let fresh = listed.len().saturating_sub(limits::FRESH_GROUPS);
-        let mut groups: BTreeMap<&str, bool> = rollups.keys().map(|group| (group.as_str(), true)).collect();
-        groups.extend(listed.iter().enumerate().map(|(n, group)| (group.as_str(), n >= fresh)));
-        let views: Vec<GroupView<E::Position>> = stream::iter(groups)
-            .map(|(group, compare)| self.group_view::<E>(lineage, group, rollups.get(group).copied(), compare))
-            .buffered(limits::READ_CONCURRENCY)
-            .try_collect()
-            .await?;
+        let mut groups: BTreeMap<String, bool> = rollups.keys().map(|group| (group.clone(), true)).collect();
+        groups.extend(listed.into_iter().enumerate().map(|(n, group)| (group, n >= fresh)));
+        let rollups = &rollups;
+        let view = |(group, compare): (String, bool)| async move {
+            self.group_view::<E>(lineage, &group, rollups.get(&group).copied(), compare).await
+        };
+        let views: Vec<GroupView<E::Position>> =
+            stream::iter(groups).map(view).buffered(limits::READ_CONCURRENCY).try_collect().await?;
         let mut spans = Vec::new();
         let mut gaps = Vec::new();
         for view in views {

@@ -222,7 +222,9 @@ impl Objects {
 
     /// Reads many headers, `concurrency` at a time; in the order of `keys`, absent ones as `None`.
     pub async fn headers(&self, keys: &[String], concurrency: usize) -> Result<Vec<Option<Header>>> {
-        stream::iter(keys).map(|key| self.header(key)).buffered(concurrency.max(1)).try_collect().await
+        // Owned keys: with borrowed ones the compiler cannot see that the future may go to another thread.
+        let read = |key: String| async move { self.header(&key).await };
+        stream::iter(keys.to_vec()).map(read).buffered(concurrency.max(1)).try_collect().await
     }
 
     /// All objects below a prefix.

@@ -48,6 +48,17 @@ async fn expanded(orders: &SourceArchive, catalog: &Catalog<ToyPosition>) -> Vec
     all
 }
 
+/// A daemon spawns what a command line awaits in place: the compiler refuses this one if a future could not move.
+#[tokio::test]
+async fn a_catalog_can_be_read_on_any_thread() {
+    let orders = archive(&[]).await;
+    let read = tokio::spawn(async move {
+        let catalog = orders.catalog::<Toy>().await?;
+        orders.confirm::<Toy>(&catalog.spans).await
+    });
+    assert_eq!(read.await.unwrap().unwrap(), []);
+}
+
 #[tokio::test]
 async fn roll_ups_change_what_is_read_and_not_what_is_known() {
     for hole in [vec![], vec![20], vec![0], vec![15, 16], vec![95], (16..32).collect()] {
