@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::config::EngineKind;
+
 /// Point-in-time recovery for databases: archive the log, take bases, restore any moment exactly.
 #[derive(Debug, Parser)]
 #[command(name = "pitr", version, disable_help_subcommand = true, after_help = AFTER_HELP)]
@@ -89,8 +91,8 @@ pub struct Init {
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
     /// Engine of that source
-    #[arg(long, value_name = "ENGINE", default_value = "postgres")]
-    pub engine: String,
+    #[arg(long, value_enum, default_value_t = EngineKind::Postgres)]
+    pub engine: EngineKind,
     /// How to connect to that source, without password
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
@@ -114,8 +116,9 @@ pub struct MaybeSource {
 
 #[derive(Debug, Args)]
 pub struct Grants {
-    /// postgres
-    pub engine: String,
+    /// The engine
+    #[arg(value_enum)]
+    pub engine: EngineKind,
     /// Name of the role
     #[arg(long, default_value = "pitr")]
     pub role: String,
@@ -129,12 +132,12 @@ pub struct Backup {
     /// The source [default: the only one]
     #[arg(env = "PITR_SOURCE")]
     pub source: Option<String>,
-    /// Wait for a regular checkpoint instead of asking for one at once
-    #[arg(long)]
-    pub spread_checkpoint: bool,
     /// Limit what the server sends, in MiB per second
     #[arg(long, value_name = "MIB")]
     pub max_rate: Option<u32>,
+    /// Wait for a regular checkpoint instead of asking for one at once
+    #[arg(long, help_heading = "PostgreSQL")]
+    pub spread_checkpoint: bool,
     /// Do not wait until the log that the base needs is archived
     #[arg(long)]
     pub no_wait: bool,
@@ -249,24 +252,48 @@ pub struct Restore {
     /// A new or empty directory for the restored data
     #[arg(long, value_name = "DIR")]
     pub into: PathBuf,
-    /// Where a tablespace goes [default: DIR.tablespaces/OID]
-    #[arg(long, value_name = "OID=DIR")]
-    pub tablespace: Vec<String>,
     /// Start the server, wait for the target and check the position reached
     #[arg(long)]
     pub start: bool,
     /// Directory with the server's programs
     #[arg(long, value_name = "DIR", requires = "start")]
     pub bin_dir: Option<PathBuf>,
-    /// End the recovery once the position reached has been checked: the server becomes writable, on a new timeline
+    /// End the recovery once the position reached has been checked: the server becomes writable, a history of its own
     #[arg(long, requires = "start")]
     pub promote: bool,
     /// How long to wait for the target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, requires = "start")]
     pub start_timeout: u64,
-    /// Segments that the server's restore_command fetches ahead; 0 for none
-    #[arg(long, value_name = "N", default_value_t = crate::limits::PREFETCH_SEGMENTS)]
-    pub prefetch: u32,
+    /// Where a tablespace goes [default: DIR.tablespaces/OID]
+    #[arg(long, value_name = "OID=DIR", help_heading = "PostgreSQL")]
+    pub tablespace: Vec<String>,
+    /// Segments that the server's restore_command fetches ahead; 0 for none [default: 16]
+    #[arg(long, value_name = "N", help_heading = "PostgreSQL")]
+    pub prefetch: Option<u32>,
+}
+
+impl Backup {
+    /// The flags given that not every engine knows.
+    pub fn special_flags(&self) -> Vec<&'static str> {
+        given(&[("--max-rate", self.max_rate.is_some()), ("--spread-checkpoint", self.spread_checkpoint)])
+    }
+}
+
+impl Restore {
+    /// The flags given that not every engine knows.
+    pub fn special_flags(&self) -> Vec<&'static str> {
+        given(&[
+            ("--start", self.start),
+            ("--bin-dir", self.bin_dir.is_some()),
+            ("--promote", self.promote),
+            ("--tablespace", !self.tablespace.is_empty()),
+            ("--prefetch", self.prefetch.is_some()),
+        ])
+    }
+}
+
+fn given(flags: &[(&'static str, bool)]) -> Vec<&'static str> {
+    flags.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect()
 }
 
 #[derive(Debug, Args)]

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use pitr_core::ErrorKind;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::engine::by_engine;
 use crate::failure::Failure;
 
 /// Where the configuration is looked for when neither `--config` nor `PITR_CONFIG` names a file.
@@ -73,20 +75,34 @@ pub struct Source {
     pub password_file: Option<PathBuf>,
 }
 
-/// The engines that a source can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+/// The engines that a source can have. `by_engine!` says which one each is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// PostgreSQL 13 to 18.
+    /// PostgreSQL 13 to 18
     Postgres,
 }
 
 impl EngineKind {
     /// The word in configuration and screens.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
+        by_engine!(self, E => <E as pitr_core::Engine>::NAME)
+    }
+}
+
+impl Source {
+    /// The password, from its file; one that others can read is refused.
+    pub fn password(&self) -> Result<Option<String>, Failure> {
+        use std::os::unix::fs::PermissionsExt;
+        let Some(path) = &self.password_file else { return Ok(None) };
+        let denied =
+            |what: String| Failure::new(ErrorKind::Denied, format!("password file {}: {what}", path.display()));
+        let meta = std::fs::metadata(path).map_err(|error| denied(error.to_string()))?;
+        if meta.permissions().mode() & 0o077 != 0 {
+            return Err(denied("others can read it".to_owned()).next(format!("chmod 600 {}", path.display())));
         }
+        let text = std::fs::read_to_string(path).map_err(|error| denied(error.to_string()))?;
+        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
     }
 }
 
@@ -191,6 +207,14 @@ impl Config {
                 }
             }
         }
+    }
+
+    /// The source of that name, or all there are, at least one.
+    pub fn source_or_all<'a>(&'a self, name: Option<&'a str>) -> Result<Vec<(&'a str, &'a Source)>, Failure> {
+        if name.is_some() || self.sources.is_empty() {
+            return Ok(vec![self.source(name)?]);
+        }
+        Ok(self.sources.iter().map(|(name, source)| (name.as_str(), source)).collect())
     }
 
     /// The archive's URL.
@@ -335,6 +359,30 @@ mod tests {
         let config = parse("[encryption]\nidentity_file = \"identity.txt\"\n", &[]).unwrap();
         assert_eq!(config.encryption.identity_file.as_deref(), Some(Path::new("/etc/pitr/identity.txt")));
         assert_eq!(config.digest_key_file(), Path::new("/etc/pitr/digest.key"));
+    }
+
+    #[test]
+    fn an_unknown_engine_is_an_error_that_names_those_there_are() {
+        let failure = parse(&SAMPLE.replace("\"postgres\"", "\"postgresql\""), &[]).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Usage);
+        assert!(failure.message.contains("expected `postgres`"), "{}", failure.message);
+        assert_eq!(failure.next, ["did you mean `postgres`?"]);
+    }
+
+    #[test]
+    fn an_engine_has_the_same_name_in_the_configuration_and_everywhere_else() {
+        for kind in EngineKind::value_variants() {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+            assert_eq!(kind.to_possible_value().unwrap().get_name(), kind.name());
+        }
+    }
+
+    #[test]
+    fn without_a_name_all_sources_are_meant_and_none_is_an_error() {
+        let config = parse(SAMPLE, &[]).unwrap();
+        assert_eq!(config.source_or_all(None).unwrap().len(), 1);
+        assert_eq!(config.source_or_all(Some("orders")).unwrap()[0].0, "orders");
+        assert_eq!(parse("", &[]).unwrap().source_or_all(None).unwrap_err().kind, ErrorKind::Usage);
     }
 
     #[test]

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use pitr_archive::{Access, Archive, DigestKey, Encryption, Identities, Retry, SourceArchive, Store};
 use pitr_core::ErrorKind;
-use pitr_postgres::connect::{Password, Settings};
 
-use crate::config::{Config, Source};
+use crate::config::Config;
 use crate::failure::{During, Failure};
 
 /// What a verb is going to do with the archive.
@@ -93,29 +92,4 @@ impl Context {
     pub async fn source(&self, name: &str, purpose: Purpose) -> Result<SourceArchive, Failure> {
         Ok(self.archive(purpose).await?.source(name)?)
     }
-}
-
-/// How to connect to a source, with its password.
-pub fn connection(name: &str, source: &Source) -> Result<Settings, Failure> {
-    let url = source.url.as_deref().ok_or_else(|| {
-        Failure::new(ErrorKind::Usage, format!("source {name} has no url"))
-            .next(format!("set sources.{name}.url, as in \"postgresql://pitr@db1/postgres?sslmode=verify-full\""))
-    })?;
-    let settings = Settings::parse(url).during(format!("sources.{name}.url"))?;
-    match &source.password_file {
-        Some(path) => Ok(settings.with_password(Password::new(read_password(path)?))),
-        None => Ok(settings),
-    }
-}
-
-/// Reads a password file; one that others can read is refused.
-fn read_password(path: &Path) -> Result<String, Failure> {
-    use std::os::unix::fs::PermissionsExt;
-    let denied = |what: String| Failure::new(ErrorKind::Denied, format!("password file {}: {what}", path.display()));
-    let meta = std::fs::metadata(path).map_err(|error| denied(error.to_string()))?;
-    if meta.permissions().mode() & 0o077 != 0 {
-        return Err(denied("others can read it".to_owned()).next(format!("chmod 600 {}", path.display())));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| denied(error.to_string()))?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }

@@ -12,8 +12,11 @@ pub const PREFETCH_CONCURRENCY: usize = 2;
 /// No file that PostgreSQL archives is larger: the largest segment size there is.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// How often `backup` looks whether the log that its base needs has arrived.
+/// How soon `backup` looks again whether the log that its base needs has arrived, at first; each time twice as long.
 pub const WAIT_FOR_LOG_POLL: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// How long it waits between two looks at most: each lists a part of the archive.
+pub const WAIT_FOR_LOG_MAX_POLL: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Gaps that `status` prints; `list` prints all.
 pub const SHOWN_GAPS: usize = 5;

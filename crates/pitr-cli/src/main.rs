@@ -9,8 +9,10 @@
 mod cli;
 mod config;
 mod context;
+mod engine;
 mod failure;
 mod limits;
+mod log;
 mod planning;
 mod postgres;
 mod progress;

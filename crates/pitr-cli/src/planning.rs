@@ -2,61 +2,98 @@
 
 use chrono::{Local, Offset};
 use pitr_archive::SourceArchive;
-use pitr_core::{BaseId, Bound, Catalog, Engine, ErrorKind, Gap, GapCause, LineageId, Target, TargetError};
-use pitr_plan::{Plan, Planned, RefusalReport, Request, Zone, drive_async, explain_refusal};
-use pitr_postgres::{PgPosition, Postgres};
+use pitr_core::{
+    BaseId, Bound, Catalog, Engine, ErrorKind, Gap, GapCause, LineageId, SegmentName, Target, TargetError,
+};
+use pitr_plan::{Answer, Need, Plan, Planned, RefusalReport, Request, Zone, drive_async, explain_refusal};
 
 use crate::cli::TargetArgs;
+use crate::engine::Product;
 use crate::failure::Failure;
-use crate::postgres::scan::fulfil;
+use crate::log::LogReader;
 use crate::time;
 
 /// A request as the command line states it.
-pub fn request(args: &TargetArgs) -> Result<Request, Failure> {
+pub fn request<E: Engine>(args: &TargetArgs) -> Result<Request, Failure> {
     let (text, bound) = match (&args.to, &args.before) {
         (Some(text), None) => (text, Bound::To),
         (None, Some(text)) => (text, Bound::Before),
         _ => return Err(Failure::new(ErrorKind::Usage, "give a target with --to or --before, not both")),
     };
-    let target = Target::parse(text, time::now()).map_err(|error| bad_target(&error))?;
+    let target = Target::parse(text, time::now()).map_err(|error| bad_target::<E>(&error))?;
     let lineage = args.lineage.as_deref().map(LineageId::new).transpose();
     let base = args.base.as_deref().map(BaseId::new).transpose();
     let bad_name = |error: pitr_core::InvalidName| Failure::new(ErrorKind::Usage, error.to_string());
     Ok(Request { target, bound, lineage: lineage.map_err(bad_name)?, base: base.map_err(bad_name)? })
 }
 
-fn bad_target(error: &TargetError) -> Failure {
-    Failure::new(ErrorKind::Usage, error.to_string()).next(error.hint())
+fn bad_target<E: Engine>(error: &TargetError) -> Failure {
+    let mut hint = error.hint();
+    if matches!(error, TargetError::NotUnderstood(_)) {
+        let coordinates: Vec<_> = E::TARGETS.iter().map(|(_, example)| *example).collect();
+        hint = format!("{hint}, {}", coordinates.join(", "));
+    }
+    Failure::new(ErrorKind::Usage, error.to_string()).next(hint)
+}
+
+/// A flag that means nothing to the engine must not look as if it had been obeyed.
+pub fn refuse_foreign_flags<E: Product>(given: &[&'static str]) -> Result<(), Failure> {
+    match given.iter().find(|flag| !E::FLAGS.contains(flag)) {
+        None => Ok(()),
+        Some(flag) => {
+            let what = format!("{flag} means nothing for a source of engine {}", E::NAME);
+            Err(Failure::new(ErrorKind::Usage, what).next(format!("leave out {flag}")))
+        }
+    }
 }
 
 /// Plans a request, and compares the chain under the plan with a real listing before it is shown.
-pub async fn plan(archive: &SourceArchive, request: &Request) -> Result<Box<Plan<PgPosition>>, Failure> {
-    let mut catalog = archive.catalog::<Postgres>().await?;
+pub async fn plan<E: Product>(archive: &SourceArchive, request: &Request) -> Result<Box<Plan<E::Position>>, Failure> {
+    let mut catalog = archive.catalog::<E>().await?;
     // Each round can only add gaps, and there are no more gaps than spans.
     loop {
-        let planned =
-            drive_async::<Postgres, Failure>(&catalog, request, async |need| fulfil(archive, need).await).await?;
+        let fulfil = async |need| fulfil::<E>(archive, &catalog, need).await;
+        let planned = drive_async::<E, Failure>(&catalog, request, fulfil).await?;
         let plan = match planned {
             Planned::Ok(plan) => plan,
-            Planned::Err(refusal) => return Err(refused(archive.name().as_str(), &refusal)),
+            Planned::Err(refusal) => return Err(refused::<E>(archive.name().as_str(), &refusal)),
         };
-        let missing = archive.confirm::<Postgres>(&plan.chain.log).await?;
+        let missing = archive.confirm::<E>(&plan.chain.log).await?;
         if missing.is_empty() {
             return Ok(plan);
         }
-        note_missing(archive, &mut catalog, &plan, &missing).await?;
+        note_missing::<E>(archive, &mut catalog, &plan, &missing).await?;
+    }
+}
+
+/// Answers what the planner needs to know: opens a roll-up, or has the engine scan a segment.
+async fn fulfil<E: Product>(
+    archive: &SourceArchive,
+    catalog: &Catalog<E::Position>,
+    need: Need<E::Position>,
+) -> Result<Answer<E::Position>, Failure> {
+    match need {
+        Need::Expand(span) => Ok(Answer::Segments(archive.expand::<E>(&span).await?)),
+        Need::Scan { segment, then } => {
+            let lineage = catalog.lineage(&segment.lineage).ok_or_else(|| {
+                let what = format!("lineage {} is not registered in the archive", segment.lineage);
+                Failure::new(ErrorKind::Integrity, what)
+            })?;
+            let log = LogReader::new(archive, std::iter::once(segment.clone()).chain(then));
+            Ok(Answer::Scan(E::scan(lineage, &segment, log).await?))
+        }
     }
 }
 
 /// Makes a gap of what a roll-up promised and the listing does not have.
-async fn note_missing(
+async fn note_missing<E: Engine>(
     archive: &SourceArchive,
-    catalog: &mut Catalog<PgPosition>,
-    plan: &Plan<PgPosition>,
-    missing: &[(LineageId, pitr_core::SegmentName)],
+    catalog: &mut Catalog<E::Position>,
+    plan: &Plan<E::Position>,
+    missing: &[(LineageId, SegmentName)],
 ) -> Result<(), Failure> {
     for span in &plan.chain.log {
-        let segments = if span.is_single() { vec![span.clone()] } else { archive.expand::<Postgres>(span).await? };
+        let segments = if span.is_single() { vec![span.clone()] } else { archive.expand::<E>(span).await? };
         for segment in segments {
             if missing.contains(&(segment.lineage.clone(), segment.first.clone())) {
                 catalog.gaps.push(Gap {
@@ -74,9 +111,9 @@ async fn note_missing(
 }
 
 /// A refusal as the screen that explains it.
-fn refused(source: &str, refusal: &pitr_plan::Refusal<PgPosition>) -> Failure {
+fn refused<E: Engine>(source: &str, refusal: &pitr_plan::Refusal<E::Position>) -> Failure {
     use pitr_core::Classify;
-    let screen = explain_refusal::<Postgres>(refusal, source, time::now(), &zone());
+    let screen = explain_refusal::<E>(refusal, source, time::now(), &zone());
     let mut failure = Failure::new(refusal.kind(), refusal.to_string());
     failure.screen = Some(screen);
     // Only a copy for scripts: the refusal itself must be shown in any case.
@@ -96,6 +133,6 @@ pub fn zone() -> Zone {
 }
 
 /// A position, as people of the engine write it.
-pub fn describe(position: &PgPosition) -> String {
-    Postgres::describe(position)
+pub fn describe<E: Engine>(position: &E::Position) -> String {
+    E::describe(position)
 }

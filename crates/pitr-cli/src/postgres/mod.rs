@@ -1,5 +1,67 @@
-//! What only PostgreSQL needs: which lineage a file belongs to, and where the bytes of a WAL file are.
+//! What only PostgreSQL needs: which lineage a file belongs to, where the bytes of a WAL file are, and its part of
+//! the verbs that all engines have.
 
+mod backup;
+mod check;
 pub mod fetch;
 pub mod lineage;
-pub mod scan;
+mod restore;
+mod scan;
+
+use indicatif::ProgressBar;
+use pitr_archive::SourceArchive;
+use pitr_archive::base::BaseWriter;
+use pitr_core::{Finding, Lineage, Scan, Span};
+use pitr_postgres::connect::{Password, Settings};
+use pitr_postgres::grants::{GrantOptions, role_script};
+use pitr_postgres::{PgPosition, Postgres};
+
+use crate::cli::{Backup, Grants};
+use crate::engine::{Product, RestoreJob, Restored, Site, Taken};
+use crate::failure::{During, Failure};
+use crate::log::LogReader;
+
+impl Product for Postgres {
+    const URL_EXAMPLE: &'static str = "postgresql://pitr@db1/postgres?sslmode=verify-full";
+    const FLAGS: &'static [&'static str] =
+        &["--spread-checkpoint", "--max-rate", "--tablespace", "--start", "--bin-dir", "--promote", "--prefetch"];
+
+    async fn scan(
+        lineage: &Lineage<PgPosition>,
+        segment: &Span<PgPosition>,
+        log: LogReader<'_, Self>,
+    ) -> Result<Scan<PgPosition>, Failure> {
+        scan::scan(lineage, segment, log).await
+    }
+
+    async fn check(site: Site<'_>) -> Result<Vec<Finding>, Failure> {
+        check::check(site).await
+    }
+
+    fn grants(args: &Grants) -> Result<String, Failure> {
+        Ok(role_script(&GrantOptions { role: args.role.clone(), address: args.address.clone() }))
+    }
+
+    async fn backup(
+        site: Site<'_>,
+        archive: &SourceArchive,
+        args: &Backup,
+        into: &BaseWriter,
+        progress: &ProgressBar,
+    ) -> Result<Taken<PgPosition>, Failure> {
+        backup::backup(site, archive, args, into, progress).await
+    }
+
+    async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<PgPosition>, Failure> {
+        restore::restore(job).await
+    }
+}
+
+/// How to connect to the server of a source, with its password.
+pub fn connection(site: &Site<'_>) -> Result<Settings, Failure> {
+    let settings = Settings::parse(site.url::<Postgres>()?).during(format!("sources.{}.url", site.name))?;
+    Ok(match site.source.password()? {
+        Some(password) => settings.with_password(Password::new(password)),
+        None => settings,
+    })
+}

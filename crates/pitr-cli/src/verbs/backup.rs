@@ -1,136 +1,123 @@
 //! `pitr backup`: takes a base, and waits until the log that it needs is archived.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter, BaseWritten};
-use pitr_core::{ErrorKind, LineageId};
-use pitr_postgres::base::{BackupReport, PgBaseBackup};
-use pitr_postgres::engine::facts;
-use pitr_postgres::replication::BackupOptions;
-use pitr_postgres::segment::slices;
-use pitr_postgres::{PgPosition, SegmentNumber, SegmentSize};
-use serde_json::json;
+use pitr_core::{LineageId, Position};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::cli::Backup;
-use crate::context::{Context, Purpose, connection};
+use crate::context::{Context, Purpose};
+use crate::engine::{Product, Site, by_engine};
 use crate::failure::{During, Failure};
-use crate::limits::WAIT_FOR_LOG_POLL;
-use crate::postgres::lineage::{self, Writer};
+use crate::limits::{WAIT_FOR_LOG_MAX_POLL, WAIT_FOR_LOG_POLL};
+use crate::planning::{describe, refuse_foreign_flags};
 use crate::report::{Report, Warning};
 use crate::{progress, time};
 
 /// Takes a base of one source.
 pub async fn run(context: &Context, args: &Backup, quiet: bool) -> Result<Report, Failure> {
-    let (name, source) = context.config.source(args.source.as_deref())?;
-    let settings = connection(name, source)?;
-    let archive = context.source(name, Purpose::Write).await?;
+    let site = Site::of(context, args.source.as_deref())?;
+    by_engine!(site.source.engine, E => backup::<E>(site, args, quiet).await)
+}
+
+async fn backup<E: Product>(site: Site<'_>, args: &Backup, quiet: bool) -> Result<Report, Failure> {
+    let name = site.name;
+    refuse_foreign_flags::<E>(&args.special_flags())?;
+    let archive = site.context.source(name, Purpose::Write).await?;
     let writer = BaseWriter::begin(archive.objects(), name, &BaseOptions::default()).await?;
 
-    let digest_objects = archive.objects().clone();
     let bar = progress::bytes(&format!("backup {name}"), quiet);
-    let options = BackupOptions {
-        fast_checkpoint: !args.spread_checkpoint,
-        max_rate: args.max_rate.map(|mib| mib.saturating_mul(1024)),
-    };
-    let backup =
-        PgBaseBackup::new(settings, options, Arc::new(move |bytes| digest_objects.digest(bytes))).on_progress({
-            let bar = bar.clone();
-            Arc::new(move |progress| {
-                bar.set_length(progress.total.unwrap_or(progress.done).max(progress.done));
-                bar.set_position(progress.done);
-            })
-        });
-    let (record, report) = backup.run(&writer).await.during(format!("backup of {name}"))?;
-    let version = record.facts.get(facts::VERSION).and_then(|text| text.parse().ok()).unwrap_or_default();
-    let lineage = register_lineage(&archive, &report, version).await?;
-    if lineage != record.lineage {
-        return Err(Failure::new(
-            ErrorKind::Failed,
-            format!("the base is of lineage {}, registered was {lineage}", record.lineage),
-        ));
-    }
-    let needed_to = record.consistent;
-    let written = writer.commit(record).await.during("storing the base")?;
+    let taken = E::backup(site, &archive, args, &writer, &bar).await.during(format!("backup of {name}"))?;
+    // Last: from here on the base exists.
+    let written = writer.commit(taken.record).await.during("storing the base")?;
     bar.finish_and_clear();
-    let waiting = if args.no_wait { None } else { Some(Duration::from_secs(args.wait_timeout)) };
-    let missing = wait_for_log(&archive, &lineage, needed_to, report.segment_size, waiting).await?;
-    Ok(describe(name, &written, &report, missing.as_deref()))
-}
 
-/// A base may be the first thing that the archive sees of a history.
-async fn register_lineage(archive: &SourceArchive, report: &BackupReport, version: u32) -> Result<LineageId, Failure> {
-    let writer = Writer {
-        system_id: report.identity.system_id,
-        timeline: report.identity.timeline,
-        segment_size: report.segment_size,
-        version,
-    };
-    match &report.history {
-        Some((_, content)) => lineage::of_history(archive, writer, content).await,
-        None => lineage::of_first_timeline(archive, writer).await,
+    let mut report = describe_base::<E>(name, &written, &taken.content, taken.data);
+    report.warnings = taken.warnings;
+    let patience = if args.no_wait { Duration::ZERO } else { Duration::from_secs(args.wait_timeout) };
+    if !log_arrives(&archive, &written.base.lineage, &written.base.consistent, patience).await? {
+        report.warnings.push(log_missing::<E>(name, &written.base.consistent));
     }
+    Ok(report)
 }
 
-/// Until the segment that holds the base's end is archived, the base cannot become consistent. Returns its name if it
-/// does not arrive in time: the base is whole all the same.
-async fn wait_for_log(
+/// Until the log up to its end is archived, a base cannot become consistent. False if that takes too long: the base is
+/// whole all the same.
+async fn log_arrives<P: Position>(
     archive: &SourceArchive,
     lineage: &LineageId,
-    needed_to: PgPosition,
-    size: SegmentSize,
-    waiting: Option<Duration>,
-) -> Result<Option<String>, Failure> {
-    // The position is the end of the last record needed: the byte before it is in the segment we wait for.
-    let last_byte = PgPosition::new(needed_to.timeline, pitr_postgres::Lsn(needed_to.lsn.0.saturating_sub(1)));
-    let log = SegmentNumber::of(last_byte.lsn, size);
-    let pieces = slices(needed_to.timeline, log, false, size)?;
-    let piece = pieces.into_iter().find(|piece| piece.start.lsn <= last_byte.lsn && last_byte.lsn < piece.end.lsn);
-    let Some(piece) = piece else { return Ok(None) };
-    let deadline = Instant::now() + waiting.unwrap_or_default();
+    needed_to: &P,
+    patience: Duration,
+) -> Result<bool, Failure> {
+    let deadline = Instant::now() + patience;
+    let mut pause = WAIT_FOR_LOG_POLL;
     loop {
-        if archive.segment_header(lineage, &piece.name).await?.is_some() {
-            return Ok(None);
+        if log_reaches(archive, lineage, needed_to).await? {
+            return Ok(true);
         }
         if Instant::now() >= deadline {
-            return Ok(Some(piece.name.leaf().to_owned()));
+            return Ok(false);
         }
-        sleep(WAIT_FOR_LOG_POLL).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(WAIT_FOR_LOG_MAX_POLL);
     }
 }
 
-fn describe(name: &str, written: &BaseWritten<PgPosition>, backup: &BackupReport, missing: Option<&str>) -> Report {
+/// Log arrives in order, so the last of it tells.
+async fn log_reaches<P: Position>(
+    archive: &SourceArchive,
+    lineage: &LineageId,
+    needed_to: &P,
+) -> Result<bool, Failure> {
+    if let Some(last) = archive.last_segment(lineage).await?
+        && let Some(span) = archive.segment_span::<P>(lineage, &last).await?
+        && *needed_to <= span.end
+    {
+        return Ok(true);
+    }
+    Ok(archive.tails::<P>(lineage).await?.iter().any(|tail| *needed_to <= tail.span.end))
+}
+
+fn log_missing<E: Product>(name: &str, needed_to: &E::Position) -> Warning {
+    let at = describe::<E>(needed_to);
+    Warning {
+        code: "log_not_archived",
+        message: format!("the log up to {at} is not archived yet: until it is, the base cannot be restored"),
+        next: vec![format!("pitr check {name}")],
+    }
+}
+
+fn describe_base<E: Product>(
+    name: &str,
+    written: &BaseWritten<E::Position>,
+    content: &str,
+    mut data: Map<String, Value>,
+) -> Report {
     let base = &written.base;
     let text = format!(
-        "Base {} of {name}: {} in {} files, {} stored ({} were in the archive already).\nConsistent at {}, {}.",
+        "Base {} of {name}: {} in {content}, {} stored ({} were in the archive already).\nConsistent at {}, {}.",
         base.id,
         time::bytes(base.bytes),
-        backup.files,
         time::bytes(base.stored),
         time::bytes(written.reused),
-        crate::planning::describe(&base.consistent),
+        describe::<E>(&base.consistent),
         time::full(base.taken.1, time::now()),
     );
-    let data = json!({
-        "source": name, "base": base.id, "lineage": base.lineage, "start": base.start.to_string(),
-        "consistent": base.consistent.to_string(), "taken": [base.taken.0, base.taken.1], "bytes": base.bytes,
-        "stored_bytes": base.stored, "reused_bytes": written.reused, "files": backup.files,
-        "damaged_pages": backup.damaged.iter().map(|page| json!({"path": page.path, "block": page.block})).collect::<Vec<_>>(),
-    });
-    let mut report = Report::new("pitr.backup/1", data, text).next(format!("pitr status {name}"));
-    report.warnings.extend(backup.warnings.iter().map(|message| Warning {
-        code: "source_damaged",
-        message: message.clone(),
-        next: Vec::new(),
-    }));
-    if let Some(segment) = missing {
-        report.warnings.push(Warning {
-            code: "log_not_archived",
-            message: format!("segment {segment} is not archived yet: until it is, the base cannot be restored"),
-            next: vec![format!("pitr check {name}")],
-        });
+    for (key, value) in [
+        ("source", json!(name)),
+        ("base", json!(base.id)),
+        ("lineage", json!(base.lineage)),
+        ("start", json!(base.start.to_string())),
+        ("consistent", json!(base.consistent.to_string())),
+        ("taken", json!([base.taken.0, base.taken.1])),
+        ("bytes", json!(base.bytes)),
+        ("stored_bytes", json!(base.stored)),
+        ("reused_bytes", json!(written.reused)),
+    ] {
+        data.insert(key.to_owned(), value);
     }
-    report
+    Report::new("pitr.backup/1", Value::Object(data), text).next(format!("pitr status {name}"))
 }

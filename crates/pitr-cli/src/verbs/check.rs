@@ -1,16 +1,13 @@
 //! `pitr check`: is everything set up: archive, keys, server settings, rights. Prints the exact fix for what is not.
 
-use std::path::Path;
-
 use bytes::Bytes;
 use pitr_archive::SourceArchive;
-use pitr_core::Facts;
-use pitr_postgres::check::{Finding, Severity, check};
+use pitr_core::{Facts, Finding, Severity};
 use serde_json::{Value, json};
 
 use crate::cli::MaybeSource;
-use crate::config::Source;
-use crate::context::{Context, Purpose, connection};
+use crate::context::{Context, Purpose};
+use crate::engine::{Product, Site, by_engine};
 use crate::failure::{During, Failure};
 use crate::report::{Report, Warning};
 
@@ -19,23 +16,18 @@ const ROUND_TRIP: (&str, &str) = ("check", "round-trip");
 
 /// Checks one source or all.
 pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
-    let names: Vec<&str> = match &args.source {
-        Some(name) => vec![context.config.source(Some(name))?.0],
-        None => context.config.sources.keys().map(String::as_str).collect(),
-    };
-    if names.is_empty() {
-        context.config.source(None)?;
-    }
+    let sites = Site::all(context, args.source.as_deref())?;
     let archive = context.archive(Purpose::Write).await?;
     let mut report = Report::new("pitr.check/1", Value::Null, format!("ok    archive {}\n", archive.store().label()));
     let mut data = Vec::new();
     let mut worst = Severity::Good;
-    for name in names {
+    for site in sites {
+        let name = site.name;
         let source = archive.source(name)?;
         round_trip(&source).await.during(format!("writing to the archive for {name}"))?;
         report.text.push_str(&format!("ok    {name}: an object was written and read back\n"));
-        let (_, config) = context.config.source(Some(name))?;
-        let findings = check_server(context, name, config).await?;
+        let checked = by_engine!(site.source.engine, E => E::check(site).await);
+        let findings = checked.during(format!("checking the server of {name}"))?;
         report.text.push_str(&findings.iter().map(|finding| line(name, finding)).collect::<String>());
         report.warnings.extend(findings.iter().filter(|f| f.severity >= Severity::Warning).map(|f| warning(name, f)));
         worst = findings.iter().map(|finding| finding.severity).fold(worst, Ord::max);
@@ -59,20 +51,6 @@ async fn round_trip(source: &SourceArchive) -> Result<(), Failure> {
         Some(_) => Ok(()),
         None => Err(Failure::new(pitr_core::ErrorKind::Integrity, format!("{key} was written and cannot be found"))),
     }
-}
-
-async fn check_server(context: &Context, name: &str, source: &Source) -> Result<Vec<Finding>, Failure> {
-    let settings = connection(name, source)?;
-    let report =
-        check(&settings, &archive_command(context, name)).await.during(format!("checking the server of {name}"))?;
-    Ok(report.findings)
-}
-
-/// The line for `postgresql.conf`, with this program and configuration by absolute name.
-fn archive_command(context: &Context, name: &str) -> String {
-    let program = std::env::current_exe().unwrap_or_else(|_| Path::new("pitr").to_owned());
-    let config = context.config.path.as_ref().map(|path| format!(" --config {}", path.display())).unwrap_or_default();
-    format!("{}{config} wal push --source {name} %p", program.display())
 }
 
 fn line(name: &str, finding: &Finding) -> String {

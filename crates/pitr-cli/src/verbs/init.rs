@@ -10,7 +10,7 @@ use pitr_core::ErrorKind;
 use serde_json::json;
 
 use crate::cli::Init;
-use crate::config::Config;
+use crate::config::{Config, EngineKind};
 use crate::context::{Context, Purpose};
 use crate::failure::{During, Failure};
 use crate::report::{Report, Warning};
@@ -20,7 +20,15 @@ use crate::verbs::key::make_identity;
 struct Answers {
     archive: String,
     encryption: Encrypt,
-    source: Option<(String, String, Option<PathBuf>)>,
+    source: Option<NewSource>,
+}
+
+/// A source to be written into the configuration.
+struct NewSource {
+    name: String,
+    engine: EngineKind,
+    url: String,
+    password_file: Option<PathBuf>,
 }
 
 enum Encrypt {
@@ -105,15 +113,14 @@ fn ask(args: &Init) -> Result<Answers, Failure> {
         Some(url) => url.clone(),
         None => question("Archive URL", "--archive", Some("file:///var/lib/pitr"))?,
     };
-    if args.engine != "postgres" {
-        return Err(Failure::new(ErrorKind::Usage, format!("engine {:?} is not supported", args.engine))
-            .next("--engine postgres"));
-    }
     let source = match (&args.source, &args.url) {
-        (Some(name), Some(url)) => Some((name.clone(), url.clone(), args.password_file.clone())),
-        (Some(name), None) => {
-            let url = question(&format!("Connection URL of {name}, without password"), "--url", None)?;
-            Some((name.clone(), url, args.password_file.clone()))
+        (Some(name), url) => {
+            let url = match url {
+                Some(url) => url.clone(),
+                None => question(&format!("Connection URL of {name}, without password"), "--url", None)?,
+            };
+            let (name, password_file) = (name.clone(), args.password_file.clone());
+            Some(NewSource { name, engine: args.engine, url, password_file })
         }
         (None, Some(_)) => return Err(Failure::new(ErrorKind::Usage, "--url needs --source NAME")),
         (None, None) => None,
@@ -165,8 +172,9 @@ fn write_config(path: &Path, answers: &Answers) -> Result<Option<PathBuf>, Failu
         }
     };
     let mut text = format!("[archive]\nurl = {}\n\n[encryption]\n{encryption}", toml_text(&answers.archive));
-    if let Some((name, url, password_file)) = &answers.source {
-        text.push_str(&format!("\n[sources.{}]\nengine = \"postgres\"\nurl = {}\n", toml_key(name), toml_text(url)));
+    if let Some(NewSource { name, engine, url, password_file }) = &answers.source {
+        let (name, engine, url) = (toml_key(name), toml_text(engine.name()), toml_text(url));
+        text.push_str(&format!("\n[sources.{name}]\nengine = {engine}\nurl = {url}\n"));
         if let Some(file) = password_file {
             text.push_str(&format!("password_file = {}\n", toml_text(&file.display().to_string())));
         }

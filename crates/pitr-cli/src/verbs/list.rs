@@ -1,12 +1,12 @@
 //! `pitr list`: bases, log ranges and the tree of histories.
 
-use pitr_core::{Catalog, Span};
+use pitr_core::{Catalog, Engine, Position, Span};
 use pitr_plan::{GapReport, gaps};
-use pitr_postgres::{PgPosition, Postgres};
 use serde_json::json;
 
 use crate::cli::MaybeSource;
 use crate::context::{Context, Purpose};
+use crate::engine::{Product, Site, by_engine};
 use crate::failure::Failure;
 use crate::planning::describe;
 use crate::report::Report;
@@ -15,18 +15,24 @@ use crate::verbs::status::gap_text;
 
 /// Lists one source.
 pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
-    let (name, _) = context.config.source(args.source.as_deref())?;
-    let archive = context.source(name, Purpose::Write).await?;
-    let catalog = archive.catalog::<Postgres>().await?;
+    let site = Site::of(context, args.source.as_deref())?;
+    by_engine!(site.source.engine, E => list::<E>(site).await)
+}
+
+async fn list<E: Product>(site: Site<'_>) -> Result<Report, Failure> {
+    let name = site.name;
+    let archive = site.context.source(name, Purpose::Write).await?;
+    let catalog = archive.catalog::<E>().await?;
     let ranges = ranges(&catalog);
-    let gaps = gaps::<Postgres>(&catalog);
+    let gaps = gaps::<E>(&catalog);
 
     let mut text = format!("{name}: {} lineages, {} bases\n", catalog.lineages.len(), catalog.bases.len());
     for lineage in &catalog.lineages {
-        let from = lineage.fork.as_ref().map(|fork| format!(", left {} at {}", fork.parent, describe(&fork.parent_at)));
+        let from =
+            lineage.fork.as_ref().map(|fork| format!(", left {} at {}", fork.parent, describe::<E>(&fork.parent_at)));
         text.push_str(&format!("\nlineage {}{}\n", lineage.id, from.unwrap_or_default()));
         for range in ranges.iter().filter(|range| range.lineage == lineage.id) {
-            text.push_str(&format!("  log   {}\n", range_text(range)));
+            text.push_str(&format!("  log   {}\n", range_text::<E>(range)));
         }
         let mut bases: Vec<_> = catalog.bases.iter().filter(|base| base.lineage == lineage.id).collect();
         bases.sort_by(|a, b| a.consistent.partial_cmp(&b.consistent).unwrap_or(std::cmp::Ordering::Equal));
@@ -36,12 +42,12 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
                 base.id,
                 time::bytes(base.bytes),
                 time::bytes(base.stored),
-                describe(&base.consistent),
+                describe::<E>(&base.consistent),
                 time::utc(base.taken.1),
             ));
         }
         for gap in gaps.iter().filter(|gap| gap.lineage == lineage.id) {
-            text.push_str(&format!("  GAP   {}\n", gap_text(gap)));
+            text.push_str(&format!("  GAP   {}\n", gap_text::<E>(gap)));
         }
     }
     let data = json!({
@@ -65,13 +71,13 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
 }
 
 /// Unbroken stretches of log of one lineage.
-fn ranges(catalog: &Catalog<PgPosition>) -> Vec<Span<PgPosition>> {
-    let mut ranges: Vec<Span<PgPosition>> = Vec::new();
+fn ranges<P: Position>(catalog: &Catalog<P>) -> Vec<Span<P>> {
+    let mut ranges: Vec<Span<P>> = Vec::new();
     for span in &catalog.spans {
         match ranges.last_mut() {
             Some(last) if last.lineage == span.lineage && last.continued_by(span) => {
                 last.last = span.last.clone();
-                last.end = span.end;
+                last.end = span.end.clone();
                 last.count += span.count;
                 last.bytes += span.bytes;
                 last.commits.extend(&span.commits);
@@ -84,10 +90,10 @@ fn ranges(catalog: &Catalog<PgPosition>) -> Vec<Span<PgPosition>> {
     ranges
 }
 
-fn range_text(range: &Span<PgPosition>) -> String {
+fn range_text<E: Engine>(range: &Span<E::Position>) -> String {
     let times = match (range.commits.min, range.commits.max) {
         (Some(min), Some(max)) => format!("{} commits {} -> {}", range.commits.count, time::utc(min), time::utc(max)),
         _ => "no commits".to_owned(),
     };
-    format!("{} -> {}, {} segments, {times}", describe(&range.start), describe(&range.end), range.count)
+    format!("{} -> {}, {} segments, {times}", describe::<E>(&range.start), describe::<E>(&range.end), range.count)
 }

@@ -1,14 +1,13 @@
 //! `pitr status`: am I protected now, what can I reach, what is missing, what next.
 
 use pitr_archive::SourceArchive;
-use pitr_core::{Base, Catalog, Gap, Timestamp};
+use pitr_core::{Base, Catalog, Engine, Gap, Timestamp};
 use pitr_plan::{GapReport, Window, gaps, windows};
-use pitr_postgres::{PgPosition, Postgres};
 use serde_json::{Value, json};
 
 use crate::cli::MaybeSource;
-use crate::config::EngineKind;
 use crate::context::{Context, Purpose};
+use crate::engine::{Site, by_engine};
 use crate::failure::Failure;
 use crate::limits::{BASE_TOO_OLD, LOG_TOO_OLD, SHOWN_GAPS};
 use crate::planning::describe;
@@ -17,13 +16,7 @@ use crate::time;
 
 /// Shows one source or all.
 pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
-    let names: Vec<&str> = match &args.source {
-        Some(name) => vec![context.config.source(Some(name))?.0],
-        None => context.config.sources.keys().map(String::as_str).collect(),
-    };
-    if names.is_empty() {
-        context.config.source(None)?;
-    }
+    let sites = Site::all(context, args.source.as_deref())?;
     let archive = context.archive(Purpose::Write).await?;
     let now = time::now();
     let mut report = Report::new(
@@ -32,42 +25,52 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
         format!("pitr {}   {}   archive {}\n", env!("CARGO_PKG_VERSION"), time::utc(now), archive.store().label()),
     );
     let mut data = Vec::new();
-    for name in names {
-        let source = archive.source(name)?;
-        let engine = context.config.source(Some(name))?.1.engine;
-        let status = Status::read(&source, engine, now).await?;
-        report.text.push_str(&status.text(name));
-        report.warnings.extend(status.warnings(name));
-        report.next.push(status.next(name));
-        data.push(status.data(name));
+    for site in sites {
+        let source = archive.source(site.name)?;
+        let part = by_engine!(site.source.engine, E => Status::<E>::read(&source, now).await?.report(site.name));
+        report.text.push_str(&part.text);
+        report.warnings.extend(part.warnings);
+        report.next.push(part.next);
+        data.push(part.data);
     }
     report.data = json!({ "archive": archive.id().as_str(), "url": archive.store().label(), "sources": data });
     Ok(report)
 }
 
-/// What there is to say about one source.
-struct Status {
-    now: Timestamp,
-    engine: EngineKind,
-    catalog: Catalog<PgPosition>,
-    windows: Vec<Window<PgPosition>>,
-    gaps: Vec<Gap<PgPosition>>,
+/// The lines of one source in the report.
+struct Part {
+    text: String,
+    warnings: Vec<Warning>,
+    next: String,
+    data: Value,
 }
 
-impl Status {
-    async fn read(source: &SourceArchive, engine: EngineKind, now: Timestamp) -> Result<Self, Failure> {
-        let catalog = source.catalog::<Postgres>().await?;
-        let (windows, gaps) = (windows::<Postgres>(&catalog), gaps::<Postgres>(&catalog));
-        Ok(Self { now, engine, catalog, windows, gaps })
+/// What there is to say about one source.
+struct Status<E: Engine> {
+    now: Timestamp,
+    catalog: Catalog<E::Position>,
+    windows: Vec<Window<E::Position>>,
+    gaps: Vec<Gap<E::Position>>,
+}
+
+impl<E: Engine> Status<E> {
+    async fn read(source: &SourceArchive, now: Timestamp) -> Result<Self, Failure> {
+        let catalog = source.catalog::<E>().await?;
+        let (windows, gaps) = (windows::<E>(&catalog), gaps::<E>(&catalog));
+        Ok(Self { now, catalog, windows, gaps })
+    }
+
+    fn report(&self, name: &str) -> Part {
+        Part { text: self.text(name), warnings: self.warnings(name), next: self.next(name), data: self.data(name) }
     }
 
     /// The window that goes on to the end of the newest history.
-    fn current(&self) -> Option<&Window<PgPosition>> {
+    fn current(&self) -> Option<&Window<E::Position>> {
         let newest = self.windows.first().map(|window| &window.leaf)?;
         self.windows.iter().find(|window| window.newest && window.leaf == *newest)
     }
 
-    fn newest_base(&self) -> Option<&Base<PgPosition>> {
+    fn newest_base(&self) -> Option<&Base<E::Position>> {
         self.current().and_then(|window| self.catalog.bases.iter().find(|base| base.id == window.newest_base))
     }
 
@@ -84,11 +87,11 @@ impl Status {
     }
 
     fn text(&self, name: &str) -> String {
-        let mut out = format!("\n{name}   {}   {}\n", self.engine.name(), self.state());
+        let mut out = format!("\n{name}   {}   {}\n", E::NAME, self.state());
         let mut line = |label: &str, text: String| out.push_str(&format!("  {label:<14}{text}\n"));
         for window in &self.windows {
             line("window", self.window_text(window));
-            line("", format!("from {} to {}", describe(&window.start), describe(&window.end)));
+            line("", format!("from {} to {}", describe::<E>(&window.start), describe::<E>(&window.end)));
         }
         match self.newest_base() {
             Some(base) => {
@@ -100,7 +103,7 @@ impl Status {
         let (segments, bytes) = self.segments();
         line("log", format!("{segments} segments, {} before compression", time::bytes(bytes)));
         for gap in self.gaps.iter().take(SHOWN_GAPS) {
-            line("GAP", gap_text(gap));
+            line("GAP", gap_text::<E>(gap));
         }
         if self.gaps.len() > SHOWN_GAPS {
             line("", format!("and {} more: pitr list {name}", self.gaps.len() - SHOWN_GAPS));
@@ -108,7 +111,7 @@ impl Status {
         out
     }
 
-    fn window_text(&self, window: &Window<PgPosition>) -> String {
+    fn window_text(&self, window: &Window<E::Position>) -> String {
         let from = time::utc(window.start_time);
         let bases = if window.bases == 1 { "1 base".to_owned() } else { format!("{} bases", window.bases) };
         match window.end_time {
@@ -127,7 +130,7 @@ impl Status {
         for gap in &self.gaps {
             warn(
                 "gap",
-                format!("{name}: gap {}", gap_text(gap)),
+                format!("{name}: gap {}", gap_text::<E>(gap)),
                 &[format!("pitr backup {name}"), "docs/runbooks/gap.md".to_owned()],
             );
         }
@@ -174,7 +177,7 @@ impl Status {
         let (segments, bytes) = self.segments();
         json!({
             "source": name,
-            "engine": self.engine.name(),
+            "engine": E::NAME,
             "state": self.state(),
             "windows": self.windows.iter().map(|window| json!({
                 "lineage": window.leaf, "start": window.start.to_string(), "end": window.end.to_string(),
@@ -190,10 +193,10 @@ impl Status {
 }
 
 /// A gap with both edges and its cause.
-pub fn gap_text(gap: &Gap<PgPosition>) -> String {
-    let edge = |position: Option<&PgPosition>, at: Option<Timestamp>| match (position, at) {
-        (Some(position), Some(at)) => format!("{} ({})", describe(position), time::utc(at)),
-        (Some(position), None) => describe(position),
+pub fn gap_text<E: Engine>(gap: &Gap<E::Position>) -> String {
+    let edge = |position: Option<&E::Position>, at: Option<Timestamp>| match (position, at) {
+        (Some(position), Some(at)) => format!("{} ({})", describe::<E>(position), time::utc(at)),
+        (Some(position), None) => describe::<E>(position),
         (None, _) => "nothing archived since".to_owned(),
     };
     format!(

@@ -3,13 +3,13 @@
 use futures::StreamExt;
 use pitr_archive::layout::KEYS;
 use pitr_archive::{Archive, SourceArchive, base};
-use pitr_core::{BaseId, Classify, ErrorKind};
+use pitr_core::{BaseId, Classify, Engine, ErrorKind};
 use pitr_plan::gaps;
-use pitr_postgres::Postgres;
 use serde_json::{Value, json};
 
 use crate::cli::Verify;
 use crate::context::{Context, Purpose};
+use crate::engine::{Site, by_engine};
 use crate::failure::Failure;
 use crate::limits::{SHOWN_DAMAGES, VERIFY_CONCURRENCY};
 use crate::report::{Report, Warning};
@@ -34,10 +34,7 @@ struct Damaged {
 
 /// Verifies one source or all.
 pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report, Failure> {
-    let names: Vec<&str> = match &args.source {
-        Some(name) => vec![context.config.source(Some(name))?.0],
-        None => context.config.sources.keys().map(String::as_str).collect(),
-    };
+    let sites = Site::all(context, args.source.as_deref())?;
     let archive = context.archive(if args.quick { Purpose::Write } else { Purpose::Read }).await?;
     let mut keys = Vec::new();
     let (mut text, mut data, mut warnings, mut damaged) = (String::new(), Vec::new(), Vec::new(), 0);
@@ -46,19 +43,15 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
         text.push_str(&format!("  DAMAGED {key}: {what}\n"));
         keys.push(json!({ "object": key, "what": what }));
     }
-    for name in names {
+    for site in sites {
+        let name = site.name;
         let source = archive.source(name)?;
         let mut findings = Findings::default();
         if !args.quick {
             read_objects(&source, &mut findings, quiet).await?;
             read_bases(&source, &mut findings).await?;
         }
-        match source.catalog::<Postgres>().await {
-            Ok(catalog) => findings.gaps = gaps::<Postgres>(&catalog).iter().map(gap_text).collect(),
-            // Damage that is named already: what else was found must still be told.
-            Err(error) if error.kind() == ErrorKind::Integrity && !findings.damaged.is_empty() => {}
-            Err(error) => return Err(Failure::from(error)),
-        }
+        by_engine!(site.source.engine, E => read_gaps::<E>(&source, &mut findings).await?);
         damaged += findings.damaged.len();
         text.push_str(&findings.text(name, args.quick));
         data.push(findings.data(name));
@@ -77,6 +70,16 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
     let mut report = Report::new("pitr.verify/1", json!({ "sources": data }), text).next("pitr status");
     report.warnings = warnings;
     Ok(report)
+}
+
+async fn read_gaps<E: Engine>(source: &SourceArchive, findings: &mut Findings) -> Result<(), Failure> {
+    match source.catalog::<E>().await {
+        Ok(catalog) => findings.gaps = gaps::<E>(&catalog).iter().map(gap_text::<E>).collect(),
+        // Damage that is named already: what else was found must still be told.
+        Err(error) if error.kind() == ErrorKind::Integrity && !findings.damaged.is_empty() => {}
+        Err(error) => return Err(Failure::from(error)),
+    }
+    Ok(())
 }
 
 /// Reads the wrapped copies of the digest key: who has it in a file would not miss them until that file is lost.
