@@ -209,6 +209,24 @@ impl Config {
         }
     }
 
+    /// The source of that name, or the only one; refused if it is of another engine.
+    pub fn source_of<'a>(
+        &'a self,
+        engine: EngineKind,
+        name: Option<&'a str>,
+    ) -> Result<(&'a str, &'a Source), Failure> {
+        let (name, source) = self.source(name)?;
+        if source.engine == engine {
+            return Ok((name, source));
+        }
+        let (is, wanted) = (source.engine.name(), engine.name());
+        Err(Failure::new(
+            ErrorKind::Usage,
+            format!("source {name} is of engine {is}; this command is for {wanted} alone"),
+        )
+        .next("pitr status"))
+    }
+
     /// The source of that name, or all there are, at least one.
     pub fn source_or_all<'a>(&'a self, name: Option<&'a str>) -> Result<Vec<(&'a str, &'a Source)>, Failure> {
         if name.is_some() || self.sources.is_empty() {

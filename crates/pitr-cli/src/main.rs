@@ -17,7 +17,6 @@ mod planning;
 mod postgres;
 mod progress;
 mod report;
-mod spool;
 mod time;
 mod verbs;
 

@@ -31,7 +31,7 @@ fn bad_target<E: Engine>(error: &TargetError) -> Failure {
     let mut hint = error.hint();
     if matches!(error, TargetError::NotUnderstood(_)) {
         let coordinates: Vec<_> = E::TARGETS.iter().map(|(_, example)| *example).collect();
-        hint = format!("{hint}, {}", coordinates.join(", "));
+        hint = format!("{hint}: {}", coordinates.join(", "));
     }
     Failure::new(ErrorKind::Usage, error.to_string()).next(hint)
 }

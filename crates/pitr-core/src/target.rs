@@ -99,7 +99,7 @@ impl TargetError {
             Self::Never(_) => "give the moment with an offset, as in 2026-03-29T01:30:00Z".to_owned(),
             Self::UnknownScheme { accepted, .. } => format!("accepted: latest, a time with zone, \"15m ago\", {accepted}"),
             Self::Malformed { .. } | Self::NotUnderstood(_) => {
-                "accepted: latest, 2026-09-07T02:57:00+02:00, \"2026-09-07 02:57:00 Europe/Berlin\", \"15m ago\", or a coordinate such as lsn:4A/9C3F1E88, xid:88120412, name:before_deploy".to_owned()
+                "accepted: latest, 2026-09-07T02:57:00+02:00, \"2026-09-07 02:57:00 Europe/Berlin\", \"15m ago\", or a coordinate of the engine".to_owned()
             }
         }
     }

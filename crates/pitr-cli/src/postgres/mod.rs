@@ -7,6 +7,7 @@ pub mod fetch;
 pub mod lineage;
 mod restore;
 mod scan;
+pub mod spool;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;

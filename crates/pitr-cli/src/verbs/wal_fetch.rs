@@ -13,11 +13,12 @@ use pitr_core::ErrorKind;
 use pitr_postgres::WalFileName;
 
 use crate::cli::{Cli, FetchFrom, WalFetch};
+use crate::config::EngineKind;
 use crate::context::{Context, Purpose};
 use crate::failure::{During, Failure};
 use crate::postgres::fetch::{Answer, Histories};
+use crate::postgres::spool::{Spool, deliver};
 use crate::report::eprint_failure;
-use crate::spool::{Spool, deliver};
 
 /// The file certainly does not exist: the end of the log.
 const ABSENT: u8 = 1;
@@ -56,7 +57,7 @@ async fn deliver_file(cli: &Cli, args: &WalFetch) -> Result<bool, Failure> {
     }
     let mut context = Context::load(cli.config.as_deref())?;
     context.store_deadline = Some(Duration::from_secs(args.deadline));
-    let (name, _) = context.config.source(args.from.source.as_deref())?;
+    let (name, _) = context.config.source_of(EngineKind::Postgres, args.from.source.as_deref())?;
     let archive = context.source(name, Purpose::Read).await?;
     let histories = Histories::load(&archive, args.from.lineage.as_deref()).await?;
     match fetch_checked(&archive, &histories, &file).await? {

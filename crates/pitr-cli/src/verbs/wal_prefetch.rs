@@ -6,6 +6,7 @@ use futures::{StreamExt, TryStreamExt};
 use pitr_postgres::WalFileName;
 
 use crate::cli::{Cli, WalPrefetch};
+use crate::config::EngineKind;
 use crate::context::{Context, Purpose};
 use crate::failure::Failure;
 use crate::limits::PREFETCH_CONCURRENCY;
@@ -29,7 +30,7 @@ async fn fill(cli: &Cli, args: &WalPrefetch) -> Result<(), Failure> {
     let Some(right) = spool.try_fill()? else { return Ok(()) };
     spool.forget_before(&args.name, &right);
     let context = Context::load(cli.config.as_deref())?;
-    let (name, _) = context.config.source(args.from.source.as_deref())?;
+    let (name, _) = context.config.source_of(EngineKind::Postgres, args.from.source.as_deref())?;
     let archive = context.source(name, Purpose::Read).await?;
     let histories = Histories::load(&archive, args.from.lineage.as_deref()).await?;
     let file: WalFileName = args.name.parse()?;

@@ -12,6 +12,7 @@ use pitr_postgres::{Postgres, TimelineId, WalFileName};
 use serde_json::json;
 
 use crate::cli::WalPush;
+use crate::config::EngineKind;
 use crate::context::{Context, Purpose};
 use crate::failure::{During, Failure};
 use crate::limits::{MAX_FILE_BYTES, PUSH_PIECE_BYTES};
@@ -20,7 +21,7 @@ use crate::report::Report;
 
 /// Pushes one file.
 pub async fn run(context: &Context, args: &WalPush) -> Result<Report, Failure> {
-    let (name, _) = context.config.source(args.source.as_deref())?;
+    let (name, _) = context.config.source_of(EngineKind::Postgres, args.source.as_deref())?;
     let file = file_name(&args.path)?;
     let archive = context.source(name, Purpose::Write).await?;
     let pushed = match file {
