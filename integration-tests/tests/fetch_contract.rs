@@ -123,6 +123,12 @@ async fn only_proved_absence_is_exit_code_1_and_every_fault_is_255() -> Result<(
         vec!["wal", "fetch", "--source", "main", "no-wal-file", "/x"],
         vec!["wal", "fetsh", "--source", "main", hit, "/x"],
         vec!["wall", "fetch", "--source", "main", hit, "/x"],
+        // What prints a text has delivered nothing.
+        vec!["wal", "fetch", "--help"],
+        vec!["wal", "fetch", "-h", hit, "/x"],
+        vec!["wal", "fetch", "--version", hit, "/x"],
+        vec!["--version", "wal", "fetch", hit, "/x"],
+        vec!["wal", "--help", "fetch", hit, "/x"],
     ] {
         pitr.run(&line)?.with_code(255)?;
     }
@@ -131,6 +137,31 @@ async fn only_proved_absence_is_exit_code_1_and_every_fault_is_255() -> Result<(
     command.args([not_unicode, hit.as_ref(), "/x".as_ref()]);
     Pitr::finish(command)?.with_code(255)?;
     Ok(())
+}
+
+#[tokio::test]
+async fn a_push_that_only_prints_a_text_is_a_failure_that_the_archiver_counts() -> Result<()> {
+    let world = world("push-help").await?;
+    let segment = world.server.data().join("pg_wal").join(world.segment(HIT)?);
+    let segment = segment.to_string_lossy();
+    for line in [
+        vec!["wal", "push", "--help"],
+        vec!["wal", "push", "-h", &segment],
+        vec!["wal", "push", &segment, "--source", "main", "--version"],
+        vec!["--version", "wal", "push", &segment],
+        vec!["wal", "--help", "push", &segment],
+        vec!["wal", "push"],
+        vec!["wal", "push", &segment, "--sorce", "main"],
+        vec!["wal", "psh", "push", &segment],
+    ] {
+        let run = world.pitr.run(&line)?;
+        ensure!(run.code.is_some_and(|code| (1..=125).contains(&code)), "{run}");
+    }
+    // A terminal gets its text all the same, and elsewhere asking for help is no failure.
+    ensure!(world.pitr.run(["wal", "push", "--help"])?.text().contains("archive_command"), "no help");
+    world.pitr.run(["--help"])?.ok()?;
+    world.pitr.run(["--version"])?.ok()?;
+    world.pitr.run(["status", "--help"])?.ok().map(drop)
 }
 
 /// Damage is found wherever it is: in the header, in the sealed content, at its end.
@@ -186,12 +217,7 @@ async fn a_spool_serves_the_servers_own_bytes_and_what_is_left_in_it_does_no_har
     let options = ["--spool", &spool_text, "--prefetch", "3"];
     fetch(&world.pitr, &options, world.segment(1)?, &to)?.ok()?;
     ensure!(fs::read(&to)? == servers_own(&world, world.segment(1)?)?, "the first segment differs");
-    let ahead: Vec<PathBuf> = (2..=4).map(|row| Ok(place.join(world.segment(row)?))).collect::<Result<_>>()?;
-    let begun = Instant::now();
-    while !ahead.iter().all(|path| path.is_file()) {
-        ensure!(begun.elapsed() < Duration::from_secs(20), "nothing was fetched ahead");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait_until_ahead(&world, &place, 2..=4).await?;
     let gone = world.take_away(world.pitr.archive()?)?;
     for row in 2..=4 {
         // Without refill, which would end without the archive.
@@ -200,12 +226,63 @@ async fn a_spool_serves_the_servers_own_bytes_and_what_is_left_in_it_does_no_har
     }
     fetch(&world.pitr, &options, world.segment(5)?, &to)?.with_code(255)?;
     gone.repair()?;
+
+    // What was altered there since it was fetched is discarded, and comes from the archive again.
+    fetch(&world.pitr, &options, world.segment(1)?, &to)?.ok()?;
+    wait_until_ahead(&world, &place, 2..=4).await?;
+    for (row, alter) in [(2, flip as fn(&Path) -> Result<()>), (3, truncate)] {
+        let name = world.segment(row)?;
+        let file = spooled(&place, name)?.context("it was there a moment ago")?;
+        alter(&file)?;
+        fetch(&world.pitr, &["--spool", &spool_text, "--prefetch", "0"], name, &to)?.ok()?;
+        ensure!(fs::read(&to)? == servers_own(&world, name)?, "altered bytes were delivered");
+        ensure!(!file.exists(), "the altered file is still there");
+    }
+    let altered = spooled(&place, world.segment(4)?)?.context("it was there a moment ago")?;
+    flip(&altered)?;
+    let gone = world.take_away(world.pitr.archive()?)?;
+    fetch(&world.pitr, &["--spool", &spool_text, "--prefetch", "0"], world.segment(4)?, &to)?.with_code(255)?;
+    gone.repair()?;
     // A spool that cannot be used only makes it slower.
     fs::write(world.scratch.path().join("file"), "")?;
     let file = world.scratch.path().join("file").to_string_lossy().into_owned();
     fetch(&world.pitr, &["--spool", &file], world.segment(5)?, &to)?.ok()?;
     ensure!(fs::read(&to)? == servers_own(&world, world.segment(5)?)?, "without spool, the segment differs");
     Ok(())
+}
+
+async fn wait_until_ahead(world: &Stepped, place: &Path, rows: std::ops::RangeInclusive<usize>) -> Result<()> {
+    let begun = Instant::now();
+    for row in rows {
+        while spooled(place, world.segment(row)?)?.is_none() {
+            ensure!(begun.elapsed() < Duration::from_secs(20), "the segment of row {row} was not fetched ahead");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// The spool's file of a segment: its name goes on with a checksum.
+fn spooled(place: &Path, segment: &str) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(place)? {
+        let path = entry?.path();
+        if path.file_stem().is_some_and(|stem| stem == segment) && path.extension().is_some() {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+fn flip(file: &Path) -> Result<()> {
+    let mut bytes = fs::read(file)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    Ok(fs::write(file, bytes)?)
+}
+
+fn truncate(file: &Path) -> Result<()> {
+    let open = fs::File::options().write(true).open(file)?;
+    Ok(open.set_len(open.metadata()?.len() - 8192)?)
 }
 
 #[tokio::test]

@@ -6,6 +6,9 @@ pub const PREFETCH_SEGMENTS: u32 = 16;
 /// A pushed WAL file is read in pieces of this size; up to it, at once. The size of an archived segment at most.
 pub const PUSH_PIECE_BYTES: u64 = 16 * 1024 * 1024;
 
+/// A file of the spool is checked in pieces of this size.
+pub const CHECK_PIECE_BYTES: usize = 256 * 1024;
+
 /// Files of the spool that are fetched at the same time.
 pub const PREFETCH_CONCURRENCY: usize = 2;
 

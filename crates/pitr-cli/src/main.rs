@@ -105,24 +105,39 @@ fn is_fetch(verb: &Verb) -> bool {
     matches!(verb, Verb::Wal(Wal::Fetch(_)))
 }
 
-/// A `restore_command` with a typing error must not look like the end of the log.
+/// Prints the help, the version or what is wrong with the line.
+///
+/// A `restore_command` with a typing error must not look like the end of the log, and neither hook may look as if it
+/// had delivered or stored a file when it only printed a text.
 fn usage(error: &clap::Error) -> ExitCode {
     // Nothing is left to do if the terminal is gone.
     let _ = error.print();
-    let is_fetch = looks_like_fetch(std::env::args_os().skip(1));
-    match error.exit_code() {
-        0 => ExitCode::SUCCESS,
-        _ if is_fetch => ExitCode::from(verbs::wal_fetch::FAULT),
+    match (Hook::meant_by(std::env::args_os().skip(1)), error.exit_code()) {
+        (Some(Hook::Fetch), _) => ExitCode::from(verbs::wal_fetch::FAULT),
+        (None, 0) => ExitCode::SUCCESS,
         _ => ExitCode::from(ErrorKind::Usage.exit_code()),
     }
 }
 
-/// True for every line that may have been meant as `wal fetch`, with the typing error in whatever word. Only
-/// `wal push` must stay below 126.
-fn looks_like_fetch(words: impl Iterator<Item = std::ffi::OsString>) -> bool {
-    let words: Vec<_> = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-")).collect();
-    let has = |wanted: &str| words.iter().any(|word| word == wanted);
-    !has("push") && (has("wal") || has("fetch"))
+/// The commands whose exit codes PostgreSQL reads.
+enum Hook {
+    /// `restore_command`: everything from 1 to 125 is the end of the log.
+    Fetch,
+    /// `archive_command`: above 125 the archiver ends without counting the failure.
+    Push,
+}
+
+impl Hook {
+    /// What a line may have been meant as, with the typing error in whatever word.
+    fn meant_by(words: impl Iterator<Item = std::ffi::OsString>) -> Option<Self> {
+        let words: Vec<_> = words.filter(|word| !word.as_encoded_bytes().starts_with(b"-")).collect();
+        let has = |wanted: &str| words.iter().any(|word| word == wanted);
+        match (has("push"), has("wal") || has("fetch")) {
+            (true, _) => Some(Self::Push),
+            (false, true) => Some(Self::Fetch),
+            (false, false) => None,
+        }
+    }
 }
 
 fn start_log(cli: &Cli) {

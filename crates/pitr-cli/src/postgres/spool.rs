@@ -2,16 +2,18 @@
 //!
 //! A file has its final name only once it is complete, checked and synced. The directory belongs to one
 //! lineage of one source of one archive, so whatever an earlier recovery left there is still right:
-//! segments never change.
+//! segments never change. It may have lain there for long, though, so the name ends in a checksum of the content
+//! (`000000010000000000000003.1c291ca3`, CRC-32C), and what does not fit it any more is discarded, not delivered.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use pitr_core::ErrorKind;
 
 use crate::failure::Failure;
+use crate::limits::CHECK_PIECE_BYTES;
 
 /// Begin of the names of files that are still being written.
 const UNFINISHED: &str = ".unfinished-";
@@ -48,7 +50,18 @@ impl Spool {
 
     /// True if the segment is here, complete.
     pub fn has(&self, name: &str) -> bool {
-        self.dir.join(name).is_file()
+        !self.find(name).is_empty()
+    }
+
+    /// Files of a segment, with the checksum that each should have. More than one only if somebody else made them.
+    fn find(&self, name: &str) -> Vec<(PathBuf, u32)> {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
+        let fitting = |entry: fs::DirEntry| {
+            let file = entry.file_name();
+            let checksum = checksum_in(file.to_str()?.strip_prefix(name)?.strip_prefix('.')?)?;
+            Some((entry.path(), checksum))
+        };
+        entries.flatten().filter_map(fitting).collect()
     }
 
     /// Number of complete files.
@@ -58,9 +71,22 @@ impl Spool {
         u32::try_from(complete.count()).unwrap_or(u32::MAX)
     }
 
-    /// Moves a complete segment to `dest`; false if it is not here.
+    /// Moves a complete segment to `dest`; false if it is not here. One that was altered is discarded.
     pub fn take(&self, name: &str, dest: &Path) -> Result<bool, Failure> {
-        match fs::rename(self.dir.join(name), dest) {
+        for (path, expected) in self.find(name) {
+            match checksum_of(&path) {
+                Ok(found) if found == expected => return self.hand_over(&path, expected, dest),
+                Ok(_) => tracing::warn!(path = %path.display(), "altered since it was fetched: it is fetched again"),
+                // Another process may have forgotten it.
+                Err(error) => tracing::debug!(%error, path = %path.display(), "cannot be read"),
+            }
+            remove(&path);
+        }
+        Ok(false)
+    }
+
+    fn hand_over(&self, path: &Path, checksum: u32, dest: &Path) -> Result<bool, Failure> {
+        match fs::rename(path, dest) {
             Ok(()) => Ok(true),
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -69,20 +95,22 @@ impl Spool {
                 Ok(false)
             }
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let Ok(bytes) = fs::read(self.dir.join(name)) else { return Ok(false) };
-                deliver(dest, &bytes)?;
-                self.drop_file(name);
-                Ok(true)
+                let bytes = fs::read(path).ok().filter(|bytes| crc32c::crc32c(bytes) == checksum);
+                remove(path);
+                bytes.map_or(Ok(false), |bytes| deliver(dest, &bytes).map(|()| true))
             }
-            Err(error) => Err(failure(format!("cannot move {name} from the spool to {}: {error}", dest.display()))),
+            Err(error) => {
+                Err(failure(format!("cannot move {} from the spool to {}: {error}", path.display(), dest.display())))
+            }
         }
     }
 
     /// Stores a complete segment: written, synced, then renamed.
     pub fn put(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
         let unfinished = self.dir.join(format!("{UNFINISHED}{name}"));
+        let complete = self.dir.join(format!("{name}.{:08x}", crc32c::crc32c(bytes)));
         write_synced(&unfinished, bytes)
-            .and_then(|()| fs::rename(&unfinished, self.dir.join(name)))
+            .and_then(|()| fs::rename(&unfinished, complete))
             .map_err(|error| failure(format!("cannot write {name} to spool {}: {error}", self.dir.display())))
     }
 
@@ -105,17 +133,36 @@ impl Spool {
         for entry in entries.flatten() {
             let file = entry.file_name();
             let Some(file) = file.to_str() else { continue };
-            let same_timeline = file.get(..8) == name.get(..8) && file.len() == name.len();
-            if file.starts_with(UNFINISHED) || (same_timeline && file < name) {
-                self.drop_file(file);
+            let segment = file.get(..name.len()).unwrap_or_default();
+            let same_timeline = segment.get(..8) == name.get(..8);
+            if file.starts_with(UNFINISHED) || (same_timeline && segment < name) {
+                remove(&entry.path());
             }
         }
     }
+}
 
-    /// A file that stays costs space, nothing else, and the next filling process tries again.
-    fn drop_file(&self, name: &str) {
-        if let Err(error) = fs::remove_file(self.dir.join(name)) {
-            tracing::debug!(%error, name, "could not remove a file from the spool");
+/// A file that stays costs space, nothing else, and the next filling process tries again.
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::debug!(%error, path = %path.display(), "could not remove a file from the spool");
+    }
+}
+
+/// Eight hexadecimal digits, as [`Spool::put`] writes them.
+fn checksum_in(text: &str) -> Option<u32> {
+    let is_ours = text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_ours.then(|| u32::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn checksum_of(path: &Path) -> io::Result<u32> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; CHECK_PIECE_BYTES];
+    let mut checksum = 0;
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(checksum),
+            read => checksum = crc32c::crc32c_append(checksum, &buffer[..read]),
         }
     }
 }
@@ -160,6 +207,27 @@ mod tests {
         assert!(spool.take("000000010000000000000003", &dest).unwrap());
         assert_eq!(fs::read(&dest).unwrap(), b"wal");
         assert!(!spool.take("000000010000000000000003", &dest).unwrap());
+    }
+
+    #[test]
+    fn what_was_altered_in_the_spool_is_discarded_and_never_delivered() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path().join("spool")).unwrap();
+        let (name, dest) = ("000000010000000000000003", dir.path().join("RECOVERYXLOG"));
+        let alterations: [fn(&Path); 3] = [
+            |path| fs::write(path, b"wax").unwrap(),
+            |path| File::options().write(true).open(path).unwrap().set_len(2).unwrap(),
+            |path| fs::rename(path, path.with_extension("00000000")).unwrap(),
+        ];
+        for alter in alterations {
+            spool.put(name, b"wal").unwrap();
+            alter(&spool.find(name)[0].0);
+            assert!(!spool.take(name, &dest).unwrap());
+            assert!(!dest.exists() && !spool.has(name));
+        }
+        // Without a checksum in its name it is nobody's.
+        fs::write(spool.dir.join(name), b"wal").unwrap();
+        assert!(!spool.has(name) && !spool.take(name, &dest).unwrap());
     }
 
     #[test]
