@@ -11,58 +11,51 @@ use zstd::zstd_safe::{DCtx, DParameter, ResetDirective};
 use crate::keys::DigestKey;
 use crate::limits;
 use crate::objects::{Kind, Payload};
+use crate::press::{self, Press, Pressed};
 
 /// Native content, compressed.
 pub(crate) struct Content {
     pub frames: Vec<Bytes>,
     pub raw_bytes: u64,
     pub raw_digest: [u8; 32],
+    /// Whether the frames were decoded again already.
+    pub proven: bool,
 }
 
-/// Compresses what is not compressed yet; the digest is computed at the same time on another thread.
+/// Compresses what is not compressed yet, and decodes what it compressed.
 pub(crate) fn prepare(payload: Payload, kind: Kind, digests: &DigestKey) -> io::Result<Content> {
-    let raw = match payload {
-        Payload::Frames { frames, raw_bytes, raw_digest } => return Ok(Content { frames, raw_bytes, raw_digest }),
-        Payload::Raw(raw) => raw,
-    };
-    let digest = || *digests.hasher(kind).update(&raw).finalize().as_bytes();
-    let (frames, raw_digest) = if raw.len() <= limits::FRAME_BYTES {
-        (vec![compress(&raw)?], digest())
-    } else {
-        std::thread::scope(|scope| {
-            let digest = scope.spawn(digest);
-            let frames = compress_parallel(&raw)?;
-            Ok::<_, io::Error>((frames, digest.join().map_err(|_| died())?))
-        })?
-    };
-    Ok(Content { frames, raw_bytes: raw.len() as u64, raw_digest })
-}
-
-fn compress_parallel(raw: &[u8]) -> io::Result<Vec<Bytes>> {
-    let chunks: Vec<&[u8]> = raw.chunks(limits::FRAME_BYTES).collect();
-    let threads =
-        std::thread::available_parallelism().map_or(1, usize::from).min(limits::CODEC_THREADS).min(chunks.len());
-    let share = |first: usize| chunks.iter().skip(first).step_by(threads).map(|chunk| compress(chunk)).collect();
-    std::thread::scope(|scope| {
-        let share = &share;
-        let others: Vec<_> = (1..threads).map(|n| scope.spawn(move || share(n))).collect();
-        let mut shares: Vec<std::vec::IntoIter<Bytes>> = Vec::with_capacity(threads);
-        let own: io::Result<Vec<Bytes>> = share(0);
-        shares.push(own?.into_iter());
-        for other in others {
-            let frames: io::Result<Vec<Bytes>> = other.join().map_err(|_| died())?;
-            shares.push(frames?.into_iter());
+    match payload {
+        Payload::Frames { frames, raw_bytes, raw_digest } => {
+            Ok(Content { frames, raw_bytes, raw_digest, proven: false })
         }
-        Ok((0..chunks.len()).filter_map(|n| shares.get_mut(n % threads)?.next()).collect())
-    })
+        Payload::Pressed(Pressed { kind: pressed_as, .. }) if pressed_as != kind => {
+            Err(io::Error::other(format!("the content of a {kind:?} was pressed as that of a {pressed_as:?}")))
+        }
+        Payload::Pressed(Pressed { frames, raw_bytes, raw_digest, .. }) => {
+            Ok(Content { frames, raw_bytes, raw_digest, proven: true })
+        }
+        Payload::Raw(raw) if raw.len() <= limits::FRAME_BYTES => {
+            let frame = compress(&raw)?;
+            press::decodes_to(&frame, &raw, &mut Vec::new())?;
+            let raw_digest = *digests.hasher(kind).update(&raw).finalize().as_bytes();
+            Ok(Content { frames: vec![frame], raw_bytes: raw.len() as u64, raw_digest, proven: true })
+        }
+        Payload::Raw(raw) => {
+            let mut press = Press::begin(kind, digests)?;
+            for from in (0..raw.len()).step_by(limits::FRAME_BYTES) {
+                press.feed(raw.slice(from..raw.len().min(from + limits::FRAME_BYTES)))?;
+            }
+            prepare(Payload::Pressed(press.finish()?), kind, digests)
+        }
+    }
 }
 
-fn died() -> io::Error {
+pub(crate) fn died() -> io::Error {
     io::Error::other("a worker thread died")
 }
 
 /// One zstd frame.
-fn compress(raw: &[u8]) -> io::Result<Bytes> {
+pub(crate) fn compress(raw: &[u8]) -> io::Result<Bytes> {
     static IDLE: Pool<Compressor<'static>> = Pool::new();
     let mut compressor = IDLE.take().map_or_else(|| Compressor::new(limits::ZSTD_LEVEL), Ok)?;
     let frame = compressor.compress(raw)?;

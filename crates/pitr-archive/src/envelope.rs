@@ -253,9 +253,10 @@ pub fn seal(subject: Subject, payload: Payload, encryption: &Encryption, digests
     };
     let facts_line = serde_json::to_vec(&line).map_err(|e| Error::internal(&key, e))?;
     let mut frames = vec![header_frame(&digests.header_digest(line.kind, &facts_line))];
+    let proven = content.proven;
     frames.extend(content.frames);
     let (stored, proof) = match encryption {
-        Encryption::Disabled => (frames, Identities::none()),
+        Encryption::Disabled => (frames.clone(), Identities::none()),
         Encryption::Recipients(recipients) => {
             let once = age::x25519::Identity::generate();
             let sealed = codec::encrypt(&frames, recipients, &once.to_public()).map_err(io)?;
@@ -271,7 +272,11 @@ pub fn seal(subject: Subject, payload: Payload, encryption: &Encryption, digests
         Ok(Parsed::Whole(header)) => *header,
         other => return Err(Error::Unfaithful { key, what: format!("its header reads as {other:?}") }),
     };
-    verify(&header, &stored, &proof, digests).map_err(|e| match e {
+    let verified = match proven {
+        true => verify_frames(&header, &stored, &proof, &frames),
+        false => verify(&header, &stored, &proof, digests),
+    };
+    verified.map_err(|e| match e {
         Error::Corrupt { key, what } => Error::Unfaithful { key, what },
         other => other,
     })?;
@@ -394,6 +399,28 @@ pub fn check_place(header: &Header, key: &str, archive: Option<&ArchiveId>) -> R
 /// The last check before upload: the payload decodes to what its header says, without keeping it.
 fn verify(header: &Header, stored: &[Bytes], proof: &Identities, digests: &DigestKey) -> Result<()> {
     decode(header, stored, proof, digests, std::io::sink()).map(|_| ())
+}
+
+/// The same check for frames that were decoded before: what is stored gives back these very frames.
+fn verify_frames(header: &Header, stored: &[Bytes], proof: &Identities, frames: &[Bytes]) -> Result<()> {
+    let mut plain = decrypted(header, stored, proof)?;
+    let mut expected = codec::Parts::new(frames);
+    let corrupt = |e: std::io::Error| Error::corrupt(&header.key, format!("its payload does not decode: {e}"));
+    loop {
+        let len = {
+            let (found, wanted) = (plain.fill_buf().map_err(corrupt)?, expected.fill_buf().map_err(corrupt)?);
+            let len = found.len().min(wanted.len());
+            if found.get(..len) != wanted.get(..len) || (len == 0 && found.len() != wanted.len()) {
+                return Err(Error::corrupt(&header.key, "it decrypts to other bytes than were encrypted"));
+            }
+            len
+        };
+        if len == 0 {
+            return Ok(());
+        }
+        plain.consume(len);
+        expected.consume(len);
+    }
 }
 
 /// Decrypts and decompresses into `sink`, and checks header digest, length and digest of the content.

@@ -23,7 +23,11 @@ pub const ZSTD_LEVEL: i32 = 3;
 /// Largest zstd window that a decoder allocates, as a power of two; level 3 writes at most 21.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 24;
 /// Content of one zstd frame, in bytes; frames of one object are compressed in parallel.
-pub const FRAME_BYTES: usize = 4 * 1024 * 1024;
+///
+/// Larger ones compress no better (16 MiB of pgbench log: 0.1 %), and smaller ones stay in the cache.
+pub const FRAME_BYTES: usize = 1024 * 1024;
+/// Pieces of [`FRAME_BYTES`] under way in one press.
+pub const PRESS_PIECES: usize = 4;
 /// Largest piece of an encrypted object in memory, in bytes.
 pub const PIECE_BYTES: usize = 256 * 1024;
 /// Threads that compress one object.

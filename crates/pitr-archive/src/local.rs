@@ -79,6 +79,10 @@ impl LocalStore {
         if self.known_durable(directory) {
             return Ok(());
         }
+        if holds_object(directory) {
+            self.remember_durable(directory);
+            return Ok(());
+        }
         let mut builder = DirBuilder::new();
         builder.recursive(true);
         #[cfg(unix)]
@@ -102,18 +106,31 @@ impl LocalStore {
                 break;
             }
         }
+        self.remember_durable(directory);
+        Ok(())
+    }
+
+    fn remember_durable(&self, directory: &FsPath) {
         let mut durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner);
         if durable.len() >= limits::MAX_KNOWN_DIRECTORIES {
             durable.clear();
         }
         durable.insert(directory.to_owned());
-        Ok(())
     }
 
     fn known_durable(&self, directory: &FsPath) -> bool {
         // The directory itself is asked for too: somebody may have removed it since.
         self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(directory) && directory.is_dir()
     }
+}
+
+/// True if an object lies in the directory itself. Whoever put it there had synced the directories above before,
+/// so that the next writer, a new process for every WAL file, need not do it again.
+fn holds_object(directory: &FsPath) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    entries.filter_map(Result::ok).any(|entry| {
+        entry.file_type().is_ok_and(|kind| kind.is_file()) && !entry.file_name().to_string_lossy().contains('#')
+    })
 }
 
 /// Makes the entries of a directory durable.

@@ -11,6 +11,7 @@ use crate::envelope::{self, Header, Object, Parsed, Subject};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::limits;
+use crate::press::{Press, Pressed};
 use crate::store::{Created, Entry, Store};
 
 /// What an object is.
@@ -78,7 +79,9 @@ impl fmt::Display for ArchiveId {
 pub enum Payload {
     /// To be compressed here.
     Raw(Bytes),
-    /// Compressed already.
+    /// Compressed and decoded again already.
+    Pressed(Pressed),
+    /// Compressed already; decoded again here.
     Frames {
         /// zstd frames, in order.
         frames: Vec<Bytes>,
@@ -150,6 +153,11 @@ impl Objects {
     /// Begins the digest of native bytes of this kind that come in pieces.
     pub(crate) fn hasher(&self, kind: Kind) -> blake3::Hasher {
         self.keys.digest_key.hasher(kind)
+    }
+
+    /// Begins to compress the content of an object of this kind that comes in pieces.
+    pub fn press(&self, kind: Kind) -> Result<Press> {
+        Press::begin(kind, &self.keys.digest_key).map_err(|e| Error::internal("press", e))
     }
 
     /// Seals, checks and creates an object. `facts` stand in its plain header, readable by everybody.

@@ -8,6 +8,7 @@ use crate::envelope::Header;
 use crate::error::{Error, Result};
 use crate::layout::{Layout, SourceName, leaf};
 use crate::objects::{Kind, Objects, Payload, Put};
+use crate::press::{Press, Pressed};
 use crate::records::{self, SegmentFacts};
 use crate::store::Entry;
 
@@ -56,7 +57,6 @@ impl SourceArchive {
 
     /// Stores a sealed segment. The same bytes again are [`Put::Identical`]; other bytes under its name are refused.
     pub async fn put_segment<P: Position>(&self, segment: &SealedSegment<P>) -> Result<Put> {
-        let key = self.layout.segment(&segment.lineage, &segment.name);
         let facts = SegmentFacts {
             lineage: segment.lineage.clone(),
             group: segment.name.group().to_owned(),
@@ -67,9 +67,42 @@ impl SourceArchive {
             marks: segment.marks,
             facts: segment.facts.clone(),
         };
+        let bytes = segment.bytes.len() as u64;
+        self.put_segment_of::<P>(&segment.name, facts, bytes, Payload::Raw(segment.bytes.clone())).await
+    }
+
+    /// Begins to compress a segment whose bytes come in pieces.
+    pub fn press(&self) -> Result<Press> {
+        self.objects.press(Kind::Segment)
+    }
+
+    /// Stores a sealed segment that was compressed while it was read; `segment` is a span of one.
+    pub async fn put_pressed<P: Position>(&self, segment: &Span<P>, pressed: Pressed) -> Result<Put> {
+        let facts = SegmentFacts {
+            lineage: segment.lineage.clone(),
+            group: segment.first.group().to_owned(),
+            leaf: segment.first.leaf().to_owned(),
+            start: segment.start.to_string(),
+            end: segment.end.to_string(),
+            commits: segment.commits.clone(),
+            marks: segment.marks,
+            facts: segment.facts.clone(),
+        };
+        let bytes = pressed.raw_bytes;
+        self.put_segment_of::<P>(&segment.first, facts, bytes, Payload::Pressed(pressed)).await
+    }
+
+    async fn put_segment_of<P: Position>(
+        &self,
+        name: &SegmentName,
+        facts: SegmentFacts,
+        bytes: u64,
+        payload: Payload,
+    ) -> Result<Put> {
+        let key = self.layout.segment(&facts.lineage, name);
         // The same check that a reader makes, so that nothing is stored which cannot be read back.
-        facts.clone().span::<P>(&key, segment.bytes.len() as u64)?;
-        self.objects.put(Kind::Segment, &key, &facts, Payload::Raw(segment.bytes.clone())).await
+        facts.clone().span::<P>(&key, bytes)?;
+        self.objects.put(Kind::Segment, &key, &facts, payload).await
     }
 
     /// The native bytes of a segment, checked; `None` if it is certainly absent.

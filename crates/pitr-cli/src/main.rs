@@ -40,8 +40,7 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     start_log(&cli);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = match runtime {
+    let runtime = match runtime(&cli.verb) {
         Ok(runtime) => runtime,
         Err(error) => {
             let failure = Failure::new(ErrorKind::Failed, format!("cannot start: {error}"));
@@ -52,11 +51,23 @@ fn main() -> ExitCode {
             };
         }
     };
-    match cli.verb {
+    let code = match cli.verb {
         // PostgreSQL reads these exit codes in its own way.
         Verb::Wal(Wal::Fetch(ref args)) => runtime.block_on(verbs::wal_fetch::run(&cli, args)),
         Verb::Wal(Wal::Prefetch(ref args)) => runtime.block_on(verbs::wal_prefetch::run(&cli, args)),
         _ => runtime.block_on(interruptible(&cli)),
+    };
+    // Whatever a thread still does is of no more use to anybody.
+    runtime.shutdown_background();
+    code
+}
+
+/// The hooks are short and wait for one thing at a time: threads would cost them more than they do.
+fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
+    use tokio::runtime::Builder;
+    match verb {
+        Verb::Wal(_) => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
     }
 }
 

@@ -5,8 +5,8 @@
 //! good copy, and what the planner needs to know later is noted in its header.
 
 use bytes::Bytes;
-use pitr_core::LineageId;
 use pitr_core::ports::SealedSegment;
+use pitr_core::{LineageId, Span};
 
 use crate::engine::facts;
 use crate::error::Error;
@@ -236,20 +236,28 @@ impl CheckedSlice {
                 "a complete segment never changes: find out who writes to pg_wal",
             ));
         }
+        let Span { lineage, first: name, start, end, commits, marks, facts, .. } = self.span(lineage);
+        Ok(SealedSegment { lineage, name, start, end, commits, marks, facts, bytes })
+    }
+
+    /// The segment without its bytes, as a span of one.
+    pub fn span(&self, lineage: LineageId) -> Span<PgPosition> {
         let mut facts = self.summary.facts(self.slice.start.lsn);
         if self.partial {
             facts.insert(facts::PARTIAL.to_owned(), "true".to_owned());
         }
-        Ok(SealedSegment {
+        Span {
             lineage,
-            name: self.slice.name.clone(),
+            first: self.slice.name.clone(),
+            last: self.slice.name.clone(),
+            count: 1,
             start: self.slice.start,
             end: self.slice.end,
+            bytes: self.bytes,
             commits: self.summary.commits.clone(),
             marks: self.summary.marks,
             facts,
-            bytes,
-        })
+        }
     }
 }
 

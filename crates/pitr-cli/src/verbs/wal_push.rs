@@ -5,7 +5,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use pitr_archive::{Put, SourceArchive};
+use pitr_archive::{Press, Pressed, Put, SourceArchive};
 use pitr_core::{ErrorKind, Facts};
 use pitr_postgres::push::{self, Checked, FileCheck};
 use pitr_postgres::{Postgres, TimelineId, WalFileName};
@@ -41,27 +41,100 @@ pub async fn run(context: &Context, args: &WalPush) -> Result<Report, Failure> {
 
 /// Checks a segment and stores it, in slices if it is large. `None` if all of it was stored before.
 async fn push_segment(archive: &SourceArchive, path: &Path, file: &str) -> Result<Option<u64>, Failure> {
-    let mut source = Source::open(path)?;
-    // Most files are one slice: read once, checked and sealed from the same memory.
-    let whole = if source.len <= PUSH_PIECE_BYTES { Some(source.read(0, source.len)?) } else { None };
-    let checked = match &whole {
-        Some(bytes) => push::check_file(file, bytes, None)?,
-        None => check_in_pieces(&mut source, file)?,
-    };
+    let source = Source::open(path)?;
+    match source.len <= PUSH_PIECE_BYTES {
+        true => push_at_once(archive, source, path, file).await,
+        false => push_in_slices(archive, source, path, file).await,
+    }
+}
+
+/// Most files are one slice: each piece is read once, and checked, compressed and digested while it is in the cache.
+async fn push_at_once(
+    archive: &SourceArchive,
+    mut source: Source,
+    path: &Path,
+    file: &str,
+) -> Result<Option<u64>, Failure> {
+    let press = archive.press()?;
+    let name = file.to_owned();
+    let work = move || press_and_check(&mut source, &name, press);
+    let (checked, pressed) = tokio::task::spawn_blocking(work).await.map_err(died)??;
+    let lineage = lineage::of_writer(archive, writer(&checked), wal_dir(path)).await?;
+    // An unfinished file without a whole record holds no log.
+    let Some(slice) = checked.slices.first() else { return Ok(None) };
+    let put = archive.put_pressed(&slice.span(lineage.clone()), pressed).await?;
+    roll_up_if_group_begins(archive, &lineage, &checked).await;
+    Ok(stored_bytes(put))
+}
+
+fn press_and_check(source: &mut Source, file: &str, mut press: Press) -> Result<(Checked, Pressed), Failure> {
+    let pressing = |error: io::Error| Failure::new(ErrorKind::Failed, format!("compressing {file}: {error}"));
+    let mut check: Option<FileCheck> = None;
+    let mut offset = 0;
+    while offset < source.len {
+        let mut buffer = press.spare().map_err(pressing)?;
+        buffer.truncate(usize::try_from(source.len - offset).unwrap_or(usize::MAX));
+        source.fill(&mut buffer)?;
+        offset += buffer.len() as u64;
+        let piece = buffer.freeze();
+        press.feed(piece.clone()).map_err(pressing)?;
+        check = Some(feed(check, file, source.len, &piece)?);
+    }
+    Ok((finish(check, file)?, press.finish().map_err(pressing)?))
+}
+
+/// A large file is checked as a whole before its first slice is stored, and read again for that.
+async fn push_in_slices(
+    archive: &SourceArchive,
+    mut source: Source,
+    path: &Path,
+    file: &str,
+) -> Result<Option<u64>, Failure> {
+    let mut check: Option<FileCheck> = None;
+    let mut offset = 0;
+    while offset < source.len {
+        let piece = source.read(offset, PUSH_PIECE_BYTES.min(source.len - offset))?;
+        check = Some(feed(check, file, source.len, &piece)?);
+        offset += piece.len() as u64;
+    }
+    let checked = finish(check, file)?;
     let lineage = lineage::of_writer(archive, writer(&checked), wal_dir(path)).await?;
     let mut stored = None;
     for slice in &checked.slices {
-        let bytes = match &whole {
-            Some(bytes) => bytes.slice(slice.slice.offset as usize..(slice.slice.offset + slice.bytes) as usize),
-            None => source.read(slice.slice.offset, slice.bytes)?,
-        };
-        let segment = slice.seal(lineage.clone(), bytes)?;
-        if let Put::Stored { stored_bytes } = archive.put_segment(&segment).await? {
-            *stored.get_or_insert(0) += stored_bytes;
+        let bytes = source.read(slice.slice.offset, slice.bytes)?;
+        if let Some(bytes) = stored_bytes(archive.put_segment(&slice.seal(lineage.clone(), bytes)?).await?) {
+            *stored.get_or_insert(0) += bytes;
         }
     }
     roll_up_if_group_begins(archive, &lineage, &checked).await;
     Ok(stored)
+}
+
+fn stored_bytes(put: Put) -> Option<u64> {
+    match put {
+        Put::Stored { stored_bytes } => Some(stored_bytes),
+        Put::Identical => None,
+    }
+}
+
+fn feed(check: Option<FileCheck>, file: &str, len: u64, piece: &[u8]) -> Result<FileCheck, Failure> {
+    let mut check = match check {
+        Some(check) => check,
+        None => FileCheck::begin(file, len, piece, None)?,
+    };
+    check.feed(piece)?;
+    Ok(check)
+}
+
+fn finish(check: Option<FileCheck>, file: &str) -> Result<Checked, Failure> {
+    match check {
+        Some(check) => Ok(check.finish()?),
+        None => Err(Failure::new(ErrorKind::Integrity, format!("{file} is empty"))),
+    }
+}
+
+fn died(error: tokio::task::JoinError) -> Failure {
+    Failure::new(ErrorKind::Failed, format!("the check died: {error}"))
 }
 
 /// The first segment of a group means that the one before is complete. A roll-up only saves reads, so that
@@ -74,25 +147,6 @@ async fn roll_up_if_group_begins(archive: &SourceArchive, lineage: &pitr_core::L
     }
     if let Err(error) = archive.roll_up_complete::<Postgres>(lineage).await {
         tracing::warn!(%error, %lineage, "could not write a roll-up; status will be slower until one is written");
-    }
-}
-
-fn check_in_pieces(source: &mut Source, file: &str) -> Result<Checked, Failure> {
-    let mut offset = 0;
-    let mut check: Option<FileCheck> = None;
-    while offset < source.len {
-        let piece = source.read(offset, PUSH_PIECE_BYTES.min(source.len - offset))?;
-        let mut begun = match check.take() {
-            Some(check) => check,
-            None => FileCheck::begin(file, source.len, &piece, None)?,
-        };
-        begun.feed(&piece)?;
-        check = Some(begun);
-        offset += piece.len() as u64;
-    }
-    match check {
-        Some(check) => Ok(check.finish()?),
-        None => Err(Failure::new(ErrorKind::Integrity, format!("{file} is empty"))),
     }
 }
 
@@ -112,10 +166,7 @@ async fn push_backup_history(archive: &SourceArchive, path: &Path, file: &str) -
     push::check_backup_history(file, &bytes)?;
     let system_id = lineage::system_id(wal_dir(path))?;
     let namespace = format!("backup-history-{system_id}");
-    match archive.put_file(&namespace, file, &Facts::new(), bytes).await? {
-        Put::Stored { stored_bytes } => Ok(Some(stored_bytes)),
-        Put::Identical => Ok(None),
-    }
+    Ok(stored_bytes(archive.put_file(&namespace, file, &Facts::new(), bytes).await?))
 }
 
 fn writer(checked: &Checked) -> Writer {
@@ -157,9 +208,13 @@ impl Source {
 
     fn read(&mut self, offset: u64, len: u64) -> Result<Bytes, Failure> {
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        let read = self.file.seek(SeekFrom::Start(offset)).and_then(|_| self.file.read_exact(&mut bytes));
-        read.map_err(|error| unreadable(&self.path, &error))?;
+        self.file.seek(SeekFrom::Start(offset)).map_err(|error| unreadable(&self.path, &error))?;
+        self.fill(&mut bytes)?;
         Ok(bytes.into())
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Failure> {
+        self.file.read_exact(buffer).map_err(|error| unreadable(&self.path, &error))
     }
 }
 
