@@ -156,7 +156,41 @@ pub(crate) fn decodes_to(frame: &[u8], piece: &[u8], buffer: &mut Vec<u8>) -> io
     let mut decompressor = Decompressor::new()?;
     let len = decompressor.decompress_to_buffer(frame, buffer)?;
     if len != piece.len() || buffer.as_slice() != piece {
-        return Err(io::Error::other("a compressed frame decodes to other bytes: this machine's memory or processor fails"));
+        return Err(io::Error::other(
+            "a compressed frame decodes to other bytes: this machine's memory or processor fails",
+        ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_come_out_in_order_with_the_digest_of_the_whole() {
+        let key = DigestKey::generate();
+        let mut press = Press::begin(Kind::Segment, &key).unwrap();
+        let mut whole = Vec::new();
+        // More pieces than may be under way at once, so that buffers are used again.
+        for n in 0..=(2 * limits::PRESS_PIECES as u8) {
+            let mut piece = press.spare().unwrap();
+            piece.fill(n);
+            piece.truncate(limits::FRAME_BYTES - usize::from(n));
+            whole.extend_from_slice(&piece);
+            press.feed(piece.freeze()).unwrap();
+        }
+        let pressed = press.finish().unwrap();
+        assert_eq!(zstd::decode_all(&*pressed.frames.concat()).unwrap(), whole);
+        assert_eq!((pressed.raw_bytes, pressed.raw_digest), (whole.len() as u64, key.digest(&whole)));
+    }
+
+    #[test]
+    fn a_frame_of_other_bytes_is_refused_before_upload() {
+        let frame = codec::compress(b"what was read").unwrap();
+        assert!(decodes_to(&frame, b"what was read", &mut Vec::new()).is_ok());
+        for other in [&b"what was reaD"[..], b"what was rea", b"what was read, and more"] {
+            assert!(decodes_to(&frame, other, &mut Vec::new()).is_err());
+        }
+    }
 }
