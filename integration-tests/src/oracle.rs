@@ -15,6 +15,11 @@ use crate::ledger::{self, Content};
 use crate::waldump::{Log, format_lsn, parse_lsn};
 use crate::{Pitr, Postgres, Scratch, limits};
 
+/// Tries for one target before its form counts as used up.
+const TRIES: usize = 50;
+/// The form that every log has most of.
+const FORM_OF_COMMIT_TIMES: usize = 5;
+
 /// The thing a target names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Point {
@@ -126,22 +131,20 @@ impl Truth {
     /// Random restorable targets: every form in turn, and for each form the edges that are easy to get wrong.
     pub fn targets(&self, count: usize, rng: &mut StdRng) -> Result<Vec<Target>> {
         let mut targets = Vec::new();
-        for form in 0..count * 50 {
-            if targets.len() == count {
-                return Ok(targets);
-            }
-            // The same form again until it gives a restorable one.
-            if let Some(target) = self.candidate(targets.len(), rng).filter(|target| self.is_restorable(target))
-                && !targets.contains(&target)
-            {
-                targets.push(target);
-            } else if form % 50 == 49 {
-                bail!("no restorable target of form {}", targets.len());
-            }
+        while targets.len() < count {
+            // The same form again until it gives a restorable one. There are few inversions and marks: once all of
+            // them are taken, a long run goes on with the moments of commits.
+            let form = targets.len();
+            let tries = (0..TRIES).map(|_| form).chain((0..TRIES).map(|_| FORM_OF_COMMIT_TIMES));
+            let new = tries
+                .filter_map(|form| self.candidate(form, rng))
+                .find(|target| self.is_restorable(target) && !targets.contains(target));
+            targets.push(new.with_context(|| format!("no restorable target of form {form}"))?);
         }
         Ok(targets)
     }
 
+    /// A target of one of twelve forms, or `None` if the log has nothing for it.
     fn candidate(&self, form: usize, rng: &mut StdRng) -> Option<Target> {
         let commits = &self.log.commits;
         let at = rng.random_range(0..commits.len());
