@@ -1,0 +1,46 @@
+//! The one error type of this crate.
+
+use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
+
+use crate::event::EventError;
+use crate::gtid::GtidError;
+
+/// Everything that can go wrong between `pitr` and MySQL or MariaDB.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Log bytes are damaged, or are not log.
+    #[error("binary log is damaged: {0}")]
+    Event(#[from] EventError),
+    /// An identifier, or a set of them, could not be read.
+    #[error(transparent)]
+    Gtid(#[from] GtidError),
+    /// The archive failed; its own error.
+    #[error(transparent)]
+    Port(PortError),
+    /// A position could not be read.
+    #[error(transparent)]
+    Position(#[from] ParsePositionError),
+    /// A name made from what the server said is not usable in the archive.
+    #[error(transparent)]
+    Name(#[from] InvalidName),
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Event(error) => error.kind(),
+            Self::Gtid(_) | Self::Position(_) => ErrorKind::Usage,
+            Self::Name(_) => ErrorKind::Failed,
+            Self::Port(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Event(error) => error.hint(),
+            Self::Port(error) => error.hint(),
+            Self::Gtid(_) | Self::Position(_) | Self::Name(_) => None,
+        }
+    }
+}
