@@ -2,8 +2,11 @@
 
 use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
 
+use crate::base::BaseError;
 use crate::event::EventError;
 use crate::gtid::GtidError;
+use crate::replay::ReplayError;
+use crate::sql::SqlError;
 
 /// Everything that can go wrong between `pitr` and MySQL or MariaDB.
 #[derive(Debug, thiserror::Error)]
@@ -15,9 +18,18 @@ pub enum Error {
     /// An identifier, or a set of them, could not be read.
     #[error(transparent)]
     Gtid(#[from] GtidError),
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// A base is not usable.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// The log could not be replayed.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The archive failed; its own error.
     #[error(transparent)]
-    Port(PortError),
+    Port(#[from] PortError),
     /// A position could not be read.
     #[error(transparent)]
     Position(#[from] ParsePositionError),
@@ -32,6 +44,9 @@ impl Classify for Error {
             Self::Event(error) => error.kind(),
             Self::Gtid(_) | Self::Position(_) => ErrorKind::Usage,
             Self::Name(_) => ErrorKind::Failed,
+            Self::Sql(error) => error.kind(),
+            Self::Base(error) => error.kind(),
+            Self::Replay(error) => error.kind(),
             Self::Port(error) => error.kind(),
         }
     }
@@ -39,6 +54,9 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Event(error) => error.hint(),
+            Self::Sql(error) => error.hint(),
+            Self::Base(error) => error.hint(),
+            Self::Replay(error) => error.hint(),
             Self::Port(error) => error.hint(),
             Self::Gtid(_) | Self::Position(_) | Self::Name(_) => None,
         }

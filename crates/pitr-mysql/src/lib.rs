@@ -20,12 +20,18 @@
 //! - [`BinlogPosition`], [`Incarnation`], [`LogFile`]: where in the log.
 //! - [`gtid`]: which transactions, for both families.
 //! - [`event`]: the decoder. Bytes in; event, "more", or damage at an offset out.
+//! - [`base`]: a consistent dump over ordinary SQL.
+//! - [`replay`]: the log, served to a restored server as its replication source.
 
+pub mod base;
 pub mod error;
 pub mod event;
 pub mod gtid;
 pub mod limits;
 pub mod position;
+pub mod replay;
+pub mod sql;
+pub mod wire;
 
 pub use error::Error;
 pub use position::{BinlogPosition, Incarnation, LogFile};

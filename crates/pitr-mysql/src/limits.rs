@@ -1,5 +1,7 @@
 //! Every limit of this crate, with its unit. Nothing that grows with the database is held in memory.
 
+use std::time::Duration;
+
 /// Largest event, in bytes. The server's own limit (`max_log_event_size` of its dump thread) is 1 GiB.
 pub const MAX_EVENT: u32 = 1 << 30;
 
@@ -11,3 +13,41 @@ pub const MAX_FORMAT_EVENT: u32 = 64 << 10;
 
 /// Largest set of transactions at the head of a file (`PREVIOUS_GTIDS`, `GTID_LIST`), in bytes.
 pub const MAX_SET_EVENT: u32 = 64 << 20;
+
+/// Largest packet that is joined in memory, in bytes: the server's own limit (`max_allowed_packet`) is 1 GiB.
+pub const MAX_PACKET: usize = (1 << 30) + (1 << 10);
+
+/// Characters of a statement that an error shows.
+pub const ERROR_TEXT: usize = 120;
+
+/// Bytes of rows in one statement of a dump, at least; twice as many on average.
+pub const STATEMENT_MIN: usize = 256 << 10;
+
+/// Bytes of rows in one statement of a dump, at most, unless a single row has more. Far below the smallest
+/// `max_allowed_packet` in use (16 MiB).
+pub const STATEMENT_MAX: usize = 2 << 20;
+
+/// Bytes of one file of rows, at least, unless its table has less; twice as many on average. A file is loaded as one
+/// transaction.
+pub const FILE_MIN: usize = 16 << 20;
+
+/// Bytes of one file of rows, at most, unless a single statement has more.
+pub const FILE_MAX: usize = 64 << 20;
+
+/// Bytes of a table that one session reads in one go.
+pub const RANGE_BYTES: u64 = 64 << 20;
+
+/// Stretches into which one table is divided, at most.
+pub const RANGES_PER_TABLE: i128 = 4_096;
+
+/// Sessions that read rows, unless the options say otherwise.
+pub const DUMP_SESSIONS: usize = 4;
+
+/// Blocks of rows between the session that reads them and the archive. A block is a statement.
+pub const BLOCKS_IN_FLIGHT: usize = 2;
+
+/// Time for one attempt to bring the server to a standstill. Writes wait as long.
+pub const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// Attempts to bring the server to a standstill.
+pub const LOCK_ATTEMPTS: u32 = 6;
