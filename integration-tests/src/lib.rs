@@ -25,6 +25,7 @@ mod account;
 pub mod containers;
 pub mod ledger;
 mod limits;
+pub mod mysql;
 pub mod oracle;
 mod pitr;
 mod postgres;
