@@ -3,6 +3,7 @@
 use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
 
 use crate::base::BaseError;
+use crate::connect::ConnectError;
 use crate::event::EventError;
 use crate::gtid::GtidError;
 use crate::replay::ReplayError;
@@ -15,6 +16,9 @@ pub enum Error {
     /// Log bytes are damaged, or are not log.
     #[error("binary log is damaged: {0}")]
     Event(#[from] EventError),
+    /// A server could not be reached, or refused.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// An identifier, or a set of them, could not be read.
     #[error(transparent)]
     Gtid(#[from] GtidError),
@@ -44,6 +48,7 @@ impl Classify for Error {
             Self::Event(error) => error.kind(),
             Self::Gtid(_) | Self::Position(_) => ErrorKind::Usage,
             Self::Name(_) => ErrorKind::Failed,
+            Self::Connect(error) => error.kind(),
             Self::Sql(error) => error.kind(),
             Self::Base(error) => error.kind(),
             Self::Replay(error) => error.kind(),
@@ -54,6 +59,7 @@ impl Classify for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Event(error) => error.hint(),
+            Self::Connect(error) => error.hint(),
             Self::Sql(error) => error.hint(),
             Self::Base(error) => error.hint(),
             Self::Replay(error) => error.hint(),

@@ -24,6 +24,7 @@
 //! - [`replay`]: the log, served to a restored server as its replication source.
 
 pub mod base;
+pub mod connect;
 pub mod error;
 pub mod event;
 pub mod gtid;

@@ -14,6 +14,25 @@ pub const MAX_FORMAT_EVENT: u32 = 64 << 10;
 /// Largest set of transactions at the head of a file (`PREVIOUS_GTIDS`, `GTID_LIST`), in bytes.
 pub const MAX_SET_EVENT: u32 = 64 << 20;
 
+/// Port of a server when nobody says otherwise.
+pub const DEFAULT_PORT: u16 = 3306;
+
+/// Time for a connection with TLS and login.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Largest packet of a login, in bytes.
+pub const MAX_LOGIN_PACKET: usize = 64 << 10;
+
+/// What `performance_schema.session_connect_attrs` shows of us.
+pub const PROGRAM_NAME: &str = "pitr";
+
+/// Idle time after which TCP asks whether the peer still lives, and then in which rhythm and how often.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// See [`KEEPALIVE_IDLE`].
+pub const KEEPALIVE_PROBES: u32 = 6;
+
 /// Largest packet that is joined in memory, in bytes: the server's own limit (`max_allowed_packet`) is 1 GiB.
 pub const MAX_PACKET: usize = (1 << 30) + (1 << 10);
 
@@ -51,3 +70,18 @@ pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Attempts to bring the server to a standstill.
 pub const LOCK_ATTEMPTS: u32 = 6;
+
+/// Largest event that names a transaction, in bytes. Real ones have 42 to about 140.
+pub const MAX_GTID_EVENT: u32 = 4 << 10;
+
+/// Largest packet that a replica sends us, in bytes: the set of what it has.
+pub const MAX_REPLICA_PACKET: usize = 64 << 20;
+
+/// Segments that are read from the archive while one is being sent to the replica.
+pub const SEGMENTS_AHEAD: usize = 3;
+
+/// Time between two looks at how far the restored server has come.
+pub const REPLAY_POLL: Duration = Duration::from_millis(50);
+
+/// Time after which a restored server that does nothing is given up. One transaction may take long to apply.
+pub const REPLAY_STALL: Duration = Duration::from_secs(4 * 3600);

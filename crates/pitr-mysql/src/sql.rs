@@ -3,6 +3,7 @@
 //! The text protocol, and nothing that copies: a row is the bytes that the server sent, and its values are slices of
 //! them. Bases are read through it and restores are loaded through it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
@@ -23,6 +24,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for T {}
 /// A session in which statements are run, one after the other.
 pub struct Sql {
     wire: Wire<Box<dyn Stream>>,
+    /// Names of the columns of the last result.
+    columns: Vec<String>,
 }
 
 impl fmt::Debug for Sql {
@@ -71,7 +74,7 @@ impl Sql {
     /// A session over a connection that has logged in, without the capability `CLIENT_DEPRECATE_EOF`.
     pub fn new(mut wire: Wire<Box<dyn Stream>>) -> Self {
         wire.set_limit(MAX_PACKET);
-        Self { wire }
+        Self { wire, columns: Vec::new() }
     }
 
     /// Runs a statement that gives no rows.
@@ -122,6 +125,14 @@ impl Sql {
         Ok(self.row(statement).await?.and_then(|row| row.text(0)))
     }
 
+    /// The first row with the names of its columns, for statements whose columns depend on the version.
+    pub async fn named_row(&mut self, statement: &str) -> Result<Option<BTreeMap<String, String>>, SqlError> {
+        let Some(row) = self.row(statement).await? else { return Ok(None) };
+        let values = row.values().map(|value| value.map(|value| String::from_utf8_lossy(value).into_owned()));
+        let named = self.columns.iter().cloned().zip(values);
+        Ok(Some(named.filter_map(|(name, value)| Some((name, value?))).collect()))
+    }
+
     /// Takes leave. A server that is gone already is fine.
     pub async fn close(mut self) {
         self.wire.restart();
@@ -143,10 +154,13 @@ impl Sql {
             Some(0xfb) => Err(odd("it asks for a file of the client")),
             Some(_) => {
                 let columns = Fields(&head).packed().flatten().ok_or_else(|| odd("an odd head of a result"))?;
-                for _ in 0..=columns {
-                    // Definitions of columns, and the end of them: the statement says what the columns are.
-                    self.wire.read().await.map_err(io)?;
+                self.columns.clear();
+                for _ in 0..columns {
+                    let definition = self.wire.read().await.map_err(io)?;
+                    self.columns.push(column_name(&definition).ok_or_else(|| odd("an odd column"))?);
                 }
+                // The end of the definitions.
+                self.wire.read().await.map_err(io)?;
                 Ok(Began::Rows)
             }
             None => Err(odd("an empty packet")),
@@ -188,12 +202,32 @@ impl Rows<'_> {
     }
 }
 
+/// Catalog, schema, table, original table, name.
+fn column_name(definition: &[u8]) -> Option<String> {
+    let mut fields = Fields(definition);
+    for _ in 0..4 {
+        fields.packed_bytes()?;
+    }
+    Some(String::from_utf8_lossy(fields.packed_bytes()??).into_owned())
+}
+
 fn parse_ok(payload: &[u8]) -> Option<Done> {
     let mut fields = Fields(payload.get(1..)?);
     let affected = fields.packed()??;
     fields.packed()?;
     fields.u16()?;
     Some(Done { affected, warnings: fields.u16()? })
+}
+
+/// Number and text of an error packet.
+pub(crate) fn error_text(payload: &[u8]) -> (u16, String) {
+    let mut fields = Fields(payload.get(1..).unwrap_or_default());
+    let code = fields.u16().unwrap_or_default();
+    let text = match fields.0 {
+        [b'#', _, _, _, _, _, text @ ..] => text,
+        text => text,
+    };
+    (code, String::from_utf8_lossy(text).chars().filter(|c| !c.is_control()).collect())
 }
 
 /// A statement as it may stand in an error: its begin.
@@ -242,14 +276,9 @@ impl SqlError {
         Self::Lost { what: what.to_owned(), source }
     }
 
-    fn server(what: &str, payload: &[u8]) -> Self {
-        let mut fields = Fields(payload.get(1..).unwrap_or_default());
-        let code = fields.u16().unwrap_or_default();
-        let text = match fields.0 {
-            [b'#', _, _, _, _, _, text @ ..] => text,
-            text => text,
-        };
-        Self::Server { what: what.to_owned(), code, message: String::from_utf8_lossy(text).into_owned() }
+    pub(crate) fn server(what: &str, payload: &[u8]) -> Self {
+        let (code, message) = error_text(payload);
+        Self::Server { what: what.to_owned(), code, message }
     }
 
     /// The server's number of the error.

@@ -27,12 +27,27 @@ pub struct Wire<S> {
     /// The begin of a payload whose end has not arrived.
     joining: BytesMut,
     limit: usize,
+    /// Bytes of the payload being written that are still to come, and how many of them fit into the packet begun.
+    left: usize,
+    room: usize,
+    /// True if the packet begun is a full one, so that another follows.
+    full: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Packets over `stream`, none larger than `limit` bytes.
     pub fn new(stream: S, limit: usize) -> Self {
-        Self { stream, sequence: 0, incoming: BytesMut::new(), outgoing: BytesMut::new(), joining: BytesMut::new(), limit }
+        Self {
+            stream,
+            sequence: 0,
+            incoming: BytesMut::new(),
+            outgoing: BytesMut::new(),
+            joining: BytesMut::new(),
+            limit,
+            left: 0,
+            room: 0,
+            full: false,
+        }
     }
 
     /// Begins a new exchange: the next packet has the number 0.
@@ -45,6 +60,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.limit = limit;
     }
 
+    /// The number of the next packet.
+    pub fn sequence(&self) -> u8 {
+        self.sequence
+    }
+
+    /// Begins with this number: the packets go on over another layer.
+    #[must_use]
+    pub fn with_sequence(mut self, sequence: u8) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &S {
+        &self.stream
+    }
+
     /// The connection, for another layer under the packets (TLS). Nothing may have been read beyond the last packet.
     pub fn into_stream(self) -> S {
         self.stream
@@ -52,8 +84,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The same packets over another stream that carries the same bytes.
     pub fn map<T>(self, change: impl FnOnce(S) -> T) -> Wire<T> {
-        let Self { stream, sequence, incoming, outgoing, joining, limit } = self;
-        Wire { stream: change(stream), sequence, incoming, outgoing, joining, limit }
+        let Self { stream, sequence, incoming, outgoing, joining, limit, left, room, full } = self;
+        Wire { stream: change(stream), sequence, incoming, outgoing, joining, limit, left, room, full }
     }
 
     /// The next payload, joined. A closed connection is [`io::ErrorKind::UnexpectedEof`]. A dropped call loses nothing.
@@ -106,34 +138,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Queues a payload that stands in `parts`, one after the other. Sent with [`Wire::flush`] at the latest.
     pub async fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let mut left: usize = parts.iter().map(|part| part.len()).sum();
-        let mut parts = parts.iter().copied();
-        let mut part: &[u8] = &[];
-        loop {
-            let length = left.min(FULL);
-            left -= length;
-            let [a, b, c, ..] = (length as u32).to_le_bytes();
-            self.outgoing.extend_from_slice(&[a, b, c, self.sequence]);
-            self.sequence = self.sequence.wrapping_add(1);
-            let mut room = length;
-            while room > 0 {
-                if part.is_empty() {
-                    part = parts.next().unwrap_or_default();
-                    continue;
+        self.begin(parts.iter().map(|part| part.len()).sum());
+        for part in parts {
+            self.put(part).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a payload of `length` bytes, which come with [`Wire::put`] and are exactly as many.
+    pub fn begin(&mut self, length: usize) {
+        self.left = length;
+        self.header();
+    }
+
+    /// Queues the next bytes of a payload.
+    pub async fn put(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.room).min(WRITE));
+            self.outgoing.extend_from_slice(now);
+            self.room -= now.len();
+            self.left = self.left.saturating_sub(now.len());
+            bytes = later;
+            if self.room == 0 {
+                if !self.full {
+                    break;
                 }
-                let (now, later) = part.split_at(room.min(part.len()).min(WRITE));
-                self.outgoing.extend_from_slice(now);
-                room -= now.len();
-                part = later;
-                if self.outgoing.len() >= WRITE {
-                    self.drain().await?;
-                }
+                // A payload that fills its last packet is ended by an empty one.
+                self.header();
             }
-            // A payload that fills its last packet is ended by an empty one.
-            if length < FULL {
-                return Ok(());
+            if self.outgoing.len() >= WRITE {
+                self.drain().await?;
             }
         }
+        Ok(())
+    }
+
+    /// Queues the header of the next packet of the payload.
+    fn header(&mut self) {
+        self.room = self.left.min(FULL);
+        self.full = self.room == FULL;
+        let [a, b, c, ..] = (self.room as u32).to_le_bytes();
+        self.outgoing.extend_from_slice(&[a, b, c, self.sequence]);
+        self.sequence = self.sequence.wrapping_add(1);
     }
 
     /// Sends what is queued.
