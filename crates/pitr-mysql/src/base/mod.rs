@@ -105,7 +105,8 @@ impl MyBaseBackup {
         let (held, mut free) = (still_tables(session).await?, Vec::new());
         if !held.is_empty() {
             let names: Vec<_> = held.iter().map(tables::Table::full_name).collect();
-            warnings.push(format!("writes had to wait while tables without transactions were read: {}", names.join(", ")));
+            warnings
+                .push(format!("writes had to wait while tables without transactions were read: {}", names.join(", ")));
             files.extend(self.copy(&mut snapshot, held, into).await?);
         }
         snapshot.release().await?;

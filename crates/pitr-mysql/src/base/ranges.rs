@@ -1,7 +1,7 @@
 //! How a large table is divided among workers: by stretches of its primary key that stay the same from one base to
 //! the next, so that equal rows come to lie in equal files.
 
-use crate::limits::{RANGES_PER_TABLE, RANGE_BYTES};
+use crate::limits::{RANGE_BYTES, RANGES_PER_TABLE};
 
 /// A stretch of the first column of the key: `from <= key < to`, open where `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,9 +83,6 @@ mod tests {
     fn the_whole_width_of_the_largest_key_can_be_divided() {
         let ranges = divide(i128::from(i64::MIN), i128::from(u64::MAX), 100 * RANGE_BYTES);
         assert!(ranges.len() > 50 && ranges.len() <= 101, "{}", ranges.len());
-        assert_eq!(
-            Range { from: Some(-4), to: Some(4) }.condition("`id`"),
-            " WHERE `id` >= -4 AND `id` < 4"
-        );
+        assert_eq!(Range { from: Some(-4), to: Some(4) }.condition("`id`"), " WHERE `id` >= -4 AND `id` < 4");
     }
 }

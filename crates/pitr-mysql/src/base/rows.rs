@@ -224,7 +224,8 @@ mod tests {
         writer.add([Some(&b"-1"[..]), Some(odd), Some(b"{}"), Some(&[0, 0x0a]), None].into_iter());
         let (text, rows, _) = writer.end_file().unwrap();
         let text = text.strip_prefix(FILE_HEAD.as_bytes()).unwrap();
-        let expected = b"INSERT INTO `t` (`a`) VALUES\n(-1,'a\\'b\\\\c\\nd\\re\\0f\\Z\xff',_utf8mb4'{}',0x000a,NULL);\n";
+        let expected =
+            b"INSERT INTO `t` (`a`) VALUES\n(-1,'a\\'b\\\\c\\nd\\re\\0f\\Z\xff',_utf8mb4'{}',0x000a,NULL);\n";
         assert_eq!((text, rows), (&expected[..], 1));
     }
 
@@ -244,7 +245,10 @@ mod tests {
         let text = all.first().unwrap();
         let longest = text.split(|byte| *byte == b';').map(<[u8]>::len).max().unwrap();
         assert!(longest <= STATEMENT_MAX + 4_096, "{longest}");
-        assert_eq!(text.iter().filter(|byte| **byte == b'(').count(), 5_000 + text.windows(7).filter(|w| w == b"INSERT ").count());
+        assert_eq!(
+            text.iter().filter(|byte| **byte == b'(').count(),
+            5_000 + text.windows(7).filter(|w| w == b"INSERT ").count()
+        );
     }
 
     #[test]

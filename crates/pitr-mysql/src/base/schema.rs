@@ -46,7 +46,7 @@ pub async fn fingerprint(session: &mut Sql) -> Result<BTreeMap<String, String>, 
         "SELECT routine_type, routine_schema, routine_name, last_altered FROM information_schema.routines WHERE routine_schema NOT IN SYSTEM",
         "SELECT 'trigger', trigger_schema, trigger_name, CONCAT_WS(' ', created, event_object_table, action_order) FROM information_schema.triggers WHERE trigger_schema NOT IN SYSTEM",
         "SELECT 'event', event_schema, event_name, last_altered FROM information_schema.events WHERE event_schema NOT IN SYSTEM",
-        "SELECT 'view', table_schema, table_name, MD5(view_definition) FROM information_schema.views WHERE table_schema NOT IN SYSTEM",
+        "SELECT 'view', table_schema, table_name, view_definition FROM information_schema.views WHERE table_schema NOT IN SYSTEM",
     ];
     let mut objects = BTreeMap::new();
     for question in questions {
@@ -70,7 +70,9 @@ pub fn first_difference<'a>(a: &'a BTreeMap<String, String>, b: &'a BTreeMap<Str
 async fn named(session: &mut Sql, schema: &str) -> Result<Vec<(Kind, String)>, Error> {
     let schema = literal(schema);
     let mut found = Vec::new();
-    let tables = format!("SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = {schema} ORDER BY table_name");
+    let tables = format!(
+        "SELECT table_name, table_type FROM information_schema.tables WHERE table_schema = {schema} ORDER BY table_name"
+    );
     for row in session.rows(&tables).await? {
         let kind = match row.text(1).as_deref() {
             Some("VIEW") => Kind::View,
@@ -81,7 +83,9 @@ async fn named(session: &mut Sql, schema: &str) -> Result<Vec<(Kind, String)>, E
         };
         found.push((kind, name(&row)?));
     }
-    let routines = format!("SELECT routine_name, routine_type FROM information_schema.routines WHERE routine_schema = {schema} ORDER BY routine_type, routine_name");
+    let routines = format!(
+        "SELECT routine_name, routine_type FROM information_schema.routines WHERE routine_schema = {schema} ORDER BY routine_type, routine_name"
+    );
     for row in session.rows(&routines).await? {
         let kind = match row.text(1).as_deref() {
             Some("FUNCTION") => Kind::Function,
@@ -91,9 +95,12 @@ async fn named(session: &mut Sql, schema: &str) -> Result<Vec<(Kind, String)>, E
         };
         found.push((kind, name(&row)?));
     }
-    let triggers = format!("SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = {schema} ORDER BY event_object_table, action_timing, event_manipulation, action_order, trigger_name");
+    let triggers = format!(
+        "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = {schema} ORDER BY event_object_table, action_timing, event_manipulation, action_order, trigger_name"
+    );
     found.extend(texts(session, &triggers).await?.into_iter().map(|name| (Kind::Trigger, name)));
-    let events = format!("SELECT event_name FROM information_schema.events WHERE event_schema = {schema} ORDER BY event_name");
+    let events =
+        format!("SELECT event_name FROM information_schema.events WHERE event_schema = {schema} ORDER BY event_name");
     found.extend(texts(session, &events).await?.into_iter().map(|name| (Kind::Event, name)));
     Ok(found)
 }
@@ -115,13 +122,7 @@ const EVENT: Layout = Layout {
     session: &[("sql_mode", 1), ("time_zone", 2), ("character_set_client", 4), ("collation_connection", 5)],
 };
 
-async fn show(
-    session: &mut Sql,
-    kind: Kind,
-    schema: &str,
-    object: &str,
-    layout: &Layout,
-) -> Result<Definition, Error> {
+async fn show(session: &mut Sql, kind: Kind, schema: &str, object: &str, layout: &Layout) -> Result<Definition, Error> {
     let word = match kind {
         Kind::Database => "DATABASE",
         Kind::Sequence => "SEQUENCE",

@@ -128,7 +128,9 @@ async fn read_coordinates(session: &mut Sql, flavour: Flavour) -> Result<Coordin
             session.value("SELECT @@GLOBAL.gtid_executed").await?.unwrap_or_default().replace('\n', ""),
             session.value("SELECT @@GLOBAL.server_uuid").await?.unwrap_or_default(),
         ),
-        Flavour::Mariadb => (session.value("SELECT @@GLOBAL.gtid_binlog_pos").await?.unwrap_or_default(), String::new()),
+        Flavour::Mariadb => {
+            (session.value("SELECT @@GLOBAL.gtid_binlog_pos").await?.unwrap_or_default(), String::new())
+        }
     };
     let server_id = session.value("SELECT @@GLOBAL.server_id").await?.and_then(|text| text.parse().ok());
     Ok(Coordinates {

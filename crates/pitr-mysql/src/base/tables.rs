@@ -42,10 +42,8 @@ impl Column {
             "bit" => Form::Bits,
             "float" | "double" | "date" | "time" | "datetime" | "timestamp" | "char" | "varchar" | "tinytext"
             | "text" | "mediumtext" | "longtext" | "enum" | "set" | "binary" | "varbinary" | "tinyblob" | "blob"
-            | "mediumblob" | "longblob" | "vector" | "geometry" | "point" | "linestring" | "polygon"
-            | "multipoint" | "multilinestring" | "multipolygon" | "geometrycollection" | "geomcollection" => {
-                Form::Quoted
-            }
+            | "mediumblob" | "longblob" | "vector" | "geometry" | "point" | "linestring" | "polygon" | "multipoint"
+            | "multilinestring" | "multipolygon" | "geometrycollection" | "geomcollection" => Form::Quoted,
             // JSON, INET4, INET6, UUID, and what comes after them.
             _ => Form::Text,
         }
@@ -126,7 +124,8 @@ pub async fn tables(session: &mut Sql, schema: &str) -> Result<Vec<Table>, Error
         let engine = row.text(2).unwrap_or_default().to_lowercase();
         let versioned = row.text(1).as_deref() == Some("SYSTEM VERSIONED");
         // Those others show the rows of other tables or servers, or have none.
-        let own = !matches!(engine.as_str(), "mrg_myisam" | "federated" | "connect" | "spider" | "blackhole" | "oqgraph");
+        let own =
+            !matches!(engine.as_str(), "mrg_myisam" | "federated" | "connect" | "spider" | "blackhole" | "oqgraph");
         if !(versioned || row.text(1).as_deref() == Some("BASE TABLE")) || !own {
             continue;
         }

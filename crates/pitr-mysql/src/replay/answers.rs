@@ -60,12 +60,15 @@ impl Answers {
                 None => Answer::Unknown,
             };
         }
-        if let Some(name) = upper.strip_prefix("SHOW VARIABLES LIKE ").or(upper.strip_prefix("SHOW GLOBAL VARIABLES LIKE ")) {
+        if let Some(name) =
+            upper.strip_prefix("SHOW VARIABLES LIKE ").or(upper.strip_prefix("SHOW GLOBAL VARIABLES LIKE "))
+        {
             let name = name.trim_matches(['\'', '"', ' ']);
             return match self.value(&format!("@@GLOBAL.{name}"), identity) {
-                Some(value) => {
-                    Answer::Row(vec![("Variable_name".into(), Some(name.to_ascii_lowercase())), ("Value".into(), value)])
-                }
+                Some(value) => Answer::Row(vec![
+                    ("Variable_name".into(), Some(name.to_ascii_lowercase())),
+                    ("Value".into(), value),
+                ]),
                 None => Answer::Unknown,
             };
         }
