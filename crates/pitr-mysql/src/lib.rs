@@ -21,18 +21,27 @@
 //! - [`gtid`]: which transactions, for both families.
 //! - [`event`]: the decoder. Bytes in; event, "more", or damage at an offset out.
 //! - [`base`]: a consistent dump over ordinary SQL.
+//! - [`restore`]: a base loaded into an empty server, and the log after it.
 //! - [`replay`]: the log, served to a restored server as its replication source.
 
 pub mod base;
 pub mod connect;
+pub mod dump;
+pub mod engine;
 pub mod error;
 pub mod event;
 pub mod gtid;
 pub mod limits;
+pub mod lineage;
 pub mod position;
 pub mod replay;
+pub mod restore;
+pub mod scan;
+pub mod server;
 pub mod sql;
+pub mod stream;
 pub mod wire;
 
-pub use error::Error;
+pub use engine::{Mariadb, Mysql};
+pub use error::{Error, ServerError};
 pub use position::{BinlogPosition, Incarnation, LogFile};

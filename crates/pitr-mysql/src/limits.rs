@@ -14,6 +14,28 @@ pub const MAX_FORMAT_EVENT: u32 = 64 << 10;
 /// Largest set of transactions at the head of a file (`PREVIOUS_GTIDS`, `GTID_LIST`), in bytes.
 pub const MAX_SET_EVENT: u32 = 64 << 20;
 
+/// Binary log files whose segments are listed together. A full file of 1 GiB has 64 segments or a few more.
+pub const FILES_PER_GROUP: u64 = 16;
+
+/// Bytes of a segment that is cut between two transactions only. Beyond, a transaction is cut too: the open segment
+/// is held in memory.
+pub const LONGEST_WHOLE: u64 = 32 << 20;
+
+/// How often a server that has nothing to send says so.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Silence after which a server is given up: several heartbeats.
+pub const STREAM_SILENCE: Duration = Duration::from_secs(40);
+
+/// Time for the answer to a small question.
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes at the head of a file within which its set of transactions must end.
+pub const MAX_FILE_HEAD: u64 = MAX_SET_EVENT as u64 + MAX_FORMAT_EVENT as u64;
+
+/// Archived cuts that are compared with the log of a server that is not the one of before, newest first.
+pub const MAX_KNOWN_CUTS: usize = 300;
+
 /// Port of a server when nobody says otherwise.
 pub const DEFAULT_PORT: u16 = 3306;
 
@@ -85,3 +107,24 @@ pub const REPLAY_POLL: Duration = Duration::from_millis(50);
 
 /// Time after which a restored server that does nothing is given up. One transaction may take long to apply.
 pub const REPLAY_STALL: Duration = Duration::from_secs(4 * 3600);
+
+/// Sessions that load rows, unless the options say otherwise.
+pub const LOAD_SESSIONS: usize = 4;
+
+/// Attempts to load a file of rows where another session's locks are in the way.
+pub const LOAD_ATTEMPTS: u32 = 5;
+
+/// Bytes of rows that lie in the spool at a time, at least (twice as many while one batch is loaded and the next arrives).
+pub const BATCH_MIN: u64 = 256 << 20;
+
+/// Bytes of rows that lie in the spool at a time, at most.
+pub const BATCH_MAX: u64 = 8 << 30;
+
+/// Batches into which a base is divided, where the sizes above allow it: each reads the index of the base once.
+pub const BATCHES: u64 = 32;
+
+/// Bytes of a file of rows that are read at a time.
+pub const STATEMENT_READ: usize = 256 << 10;
+
+/// Rounds in which views and accounts that need each other are tried again.
+pub const DEFINITION_ROUNDS: usize = 64;

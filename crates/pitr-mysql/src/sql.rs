@@ -133,6 +133,11 @@ impl Sql {
         Ok(Some(named.filter_map(|(name, value)| Some((name, value?))).collect()))
     }
 
+    /// The connection under it, for what is no statement. All rows must have been read.
+    pub fn into_wire(self) -> Wire<Box<dyn Stream>> {
+        self.wire
+    }
+
     /// Takes leave. A server that is gone already is fine.
     pub async fn close(mut self) {
         self.wire.restart();

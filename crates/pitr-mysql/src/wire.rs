@@ -32,6 +32,8 @@ pub struct Wire<S> {
     room: usize,
     /// True if the packet begun is a full one, so that another follows.
     full: bool,
+    /// True if incoming packets may have any number.
+    unnumbered: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -47,12 +49,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             left: 0,
             room: 0,
             full: false,
+            unnumbered: false,
         }
     }
 
     /// Begins a new exchange: the next packet has the number 0.
     pub fn restart(&mut self) {
         self.sequence = 0;
+    }
+
+    /// From now on incoming packets may have any number: both sides send at the same time, and count each on its own.
+    pub fn expect_any_number(&mut self) {
+        self.unnumbered = true;
     }
 
     /// Largest payload that is accepted from now on.
@@ -84,8 +92,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The same packets over another stream that carries the same bytes.
     pub fn map<T>(self, change: impl FnOnce(S) -> T) -> Wire<T> {
-        let Self { stream, sequence, incoming, outgoing, joining, limit, left, room, full } = self;
-        Wire { stream: change(stream), sequence, incoming, outgoing, joining, limit, left, room, full }
+        let Self { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered } = self;
+        let stream = change(stream);
+        Wire { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered }
     }
 
     /// The next payload, joined. A closed connection is [`io::ErrorKind::UnexpectedEof`]. A dropped call loses nothing.
@@ -119,11 +128,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
                 let sequence = header[3];
                 if self.incoming.len() >= HEADER + length {
-                    if sequence != self.sequence {
+                    if sequence != self.sequence && !self.unnumbered {
                         let what = format!("packet {sequence} came where {} belongs", self.sequence);
                         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
                     }
-                    self.sequence = self.sequence.wrapping_add(1);
+                    self.sequence = sequence.wrapping_add(1);
                     self.incoming.advance(HEADER);
                     return Ok((self.incoming.split_to(length), length == FULL));
                 }

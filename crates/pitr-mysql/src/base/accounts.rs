@@ -70,6 +70,7 @@ async fn definition(
     })
 }
 
-fn account(user: &str, host: &str) -> String {
+/// An account as the dump names it.
+pub fn account(user: &str, host: &str) -> String {
     format!("{}@{}", literal(user), literal(host))
 }

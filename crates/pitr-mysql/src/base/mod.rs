@@ -23,9 +23,11 @@ use pitr_core::Timestamp;
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
 use serde::Serialize;
 
+pub use self::accounts::account;
 pub use self::error::BaseError;
 use self::format::{DEFINITIONS, Dump, TABLES, TableFiles};
 pub use self::rows::FILE_HEAD;
+pub use self::schema::SYSTEM as SYSTEM_DATABASES;
 use self::snapshot::Snapshot;
 use crate::error::Error;
 use crate::event::Flavour;

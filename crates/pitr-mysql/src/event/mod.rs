@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`Reader`] walks over the bytes of a file and yields each [`Event`] whole, its checksum verified.
+//! - [`Feed`] does the same for bytes that come in pieces of any size, and for events too large to be held.
 //! - [`Header`], [`Format`], [`Kind`]: the frame of an event, and what the head of a file says of all of them.
 //! - [`body`]: what is inside the few kinds that matter here.
 //! - [`Grouper`] tells where transactions begin and end, for it is between them that the log may be cut.
@@ -19,6 +20,7 @@ pub mod body;
 mod bytes;
 mod checksum;
 mod error;
+mod feed;
 mod format;
 mod group;
 mod header;
@@ -28,6 +30,7 @@ mod tagged;
 
 pub use checksum::{Checksum, Running};
 pub use error::{Damage, EventError};
+pub use feed::Feed;
 pub use format::{Flavour, Format};
 pub use group::{Group, Grouper, Mark, Outcome};
 pub use header::{Header, flag};

@@ -50,23 +50,29 @@ pub enum Step<'a> {
 pub struct Reader {
     offset: u64,
     format: Option<Format>,
+    last: Option<(u64, u32)>,
 }
 
 impl Reader {
     /// A reader at the begin of a file (`offset` 0), or at an event in it, for files that say themselves how to
     /// read them further on.
     pub fn new(offset: u64) -> Self {
-        Self { offset, format: None }
+        Self { offset, format: None, last: None }
     }
 
     /// A reader in the middle of a file whose format is known.
     pub fn with_format(offset: u64, format: Format) -> Self {
-        Self { offset, format: Some(format) }
+        Self { offset, format: Some(format), last: None }
     }
 
     /// Where the next event begins.
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// Where the last event began, and the CRC-32 of its bytes without the checksum: enough to find it again.
+    pub fn last(&self) -> Option<(u64, u32)> {
+        self.last
     }
 
     /// The format in force, once it is known.
@@ -118,12 +124,13 @@ impl Reader {
         let damaged = |damage| EventError::new(self.offset, damage);
         let tail = checksum.bytes_of(header.kind);
         let (covered, stored) = whole.split_at(whole.len() - tail);
-        if let Some(stored) = stored.first_chunk() {
-            let (stored, computed) = (u32::from_le_bytes(*stored), checksum::of(header.kind, covered));
-            if stored != computed {
-                return Err(damaged(Damage::Checksum { kind: header.kind.0, stored, computed }));
-            }
+        let computed = checksum::of(header.kind, covered);
+        if let Some(stored) = stored.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+            && stored != computed
+        {
+            return Err(damaged(Damage::Checksum { kind: header.kind.0, stored, computed }));
         }
+        self.last = Some((self.offset, computed));
         let event = Event { offset: self.offset, header, body: covered.get(Header::LEN..).unwrap_or_default() };
         if header.kind == Kind::FORMAT_DESCRIPTION {
             self.format = Some(Format::parse(self.offset, event.body)?);
@@ -131,13 +138,20 @@ impl Reader {
         Ok(event)
     }
 
-    /// Goes on behind an event that came in pieces, and takes over a format that it describes.
-    pub fn skip(&mut self, event: &Event<'_>) -> Result<(), EventError> {
+    /// Goes on behind an event that came in pieces, whose checksum was compared by the caller, and takes over a format
+    /// that it describes.
+    pub(crate) fn pass(&mut self, event: &Event<'_>, computed: u32) -> Result<(), EventError> {
         if event.header.kind == Kind::FORMAT_DESCRIPTION {
             self.format = Some(Format::parse(event.offset, event.body)?);
         }
+        self.last = Some((event.offset, computed));
         self.offset = event.end();
         Ok(())
+    }
+
+    /// Goes on at the begin of another file.
+    pub fn restart(&mut self) {
+        *self = Self::new(0);
     }
 
     /// The name of the file that follows, if the event is a rotation.

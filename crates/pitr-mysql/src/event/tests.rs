@@ -134,3 +134,32 @@ proptest::proptest! {
         let _ = read(&file(true, &[(Kind(kind), tail)]));
     }
 }
+
+/// The events of bytes that come in pieces of a given size.
+fn feed(bytes: &[u8], size: usize) -> Result<Vec<(Kind, u64, Vec<u8>)>, EventError> {
+    let (mut feed, mut found) = (Feed::new(Reader::new(0)), Vec::new());
+    for mut piece in bytes.chunks(size) {
+        while let Some(event) = feed.next(&mut piece)? {
+            found.push((event.header.kind, event.offset, event.body.to_vec()));
+        }
+    }
+    assert_eq!(feed.offset(), bytes.len() as u64);
+    Ok(found)
+}
+
+#[test]
+fn the_size_of_pieces_changes_nothing() {
+    let large = (Kind::WRITE_ROWS_V1, (0..70_000u32).map(|n| n as u8).collect());
+    for checksum in [true, false] {
+        let whole = file(checksum, &[maria(1, 1), query("DROP TABLE t"), maria(2, 4), large.clone(), query("COMMIT")]);
+        let expected = feed(&whole, whole.len()).unwrap();
+        assert_eq!(expected.len(), 6);
+        for size in [1, 2, 3, 7, 18, 19, 20, 64, 4_096, 65_536] {
+            assert_eq!(feed(&whole, size).unwrap(), expected, "pieces of {size}");
+        }
+        let mut damaged = whole.clone();
+        let at = damaged.len() - 300;
+        damaged[at] ^= 1;
+        assert_eq!(feed(&damaged, 1_000).is_err(), checksum);
+    }
+}
