@@ -128,3 +128,15 @@ pub const STATEMENT_READ: usize = 256 << 10;
 
 /// Rounds in which views and accounts that need each other are tried again.
 pub const DEFINITION_ROUNDS: usize = 64;
+
+/// Time for a server that a restore starts to answer: it may have to recover after an interruption.
+pub const SERVER_START: Duration = Duration::from_secs(1800);
+
+/// Time for it to stop in good order, with everything written.
+pub const SERVER_STOP: Duration = Duration::from_secs(1800);
+
+/// Time between two looks at it.
+pub const SERVER_POLL: Duration = Duration::from_millis(100);
+
+/// Bytes of its log that an error shows.
+pub const LOG_TAIL: usize = 4 << 10;

@@ -85,7 +85,7 @@ async fn make_one(session: &mut Sql, definition: &Definition) -> Result<(), Erro
     }
     for (name, value) in &definition.session {
         // The text of a view is always sent in the server's own character set.
-        if definition.kind == Kind::View && name == "character_set_client" {
+        if definition.kind == Kind::View && name == "character_set_client" && !value.starts_with("utf8") {
             continue;
         }
         session.execute(&format!("SET SESSION {name} = {}", literal(value))).await?;

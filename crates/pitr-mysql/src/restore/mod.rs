@@ -6,6 +6,7 @@
 
 mod definitions;
 mod error;
+mod into;
 mod ledger;
 mod rows;
 mod spool;
@@ -20,6 +21,8 @@ use pitr_core::ports::{BaseReader, PartInfo, Recovery, SegmentReader};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 pub use self::error::RestoreError;
+pub use self::into::Into;
+use self::into::Claim;
 use self::ledger::Step;
 use self::spool::Spool;
 use crate::BinlogPosition;
@@ -52,6 +55,31 @@ impl RestoreOptions {
     pub fn new(dial: Dial, address: IpAddr) -> Self {
         Self { dial, address, sessions: LOAD_SESSIONS, spool_below: std::env::temp_dir(), skip: None }
     }
+}
+
+/// Restores into a directory, with a server that is started there and stopped again.
+pub async fn restore_into<R: SegmentReader + BaseReader>(
+    into: &Into,
+    skip: Option<GtidSet>,
+    recovery: &Recovery<BinlogPosition>,
+    start: BinlogPosition,
+    from: &R,
+) -> Result<RestoreReport, Error> {
+    let dump = read_dump(&recovery.base, from).await?;
+    let claim = Claim::take(into, &dump, &fingerprint(recovery))?;
+    claim.initialize(&dump)?;
+    let server = claim.start(&dump).await?;
+    let options = RestoreOptions {
+        spool_below: claim.beside().to_owned(),
+        skip,
+        ..RestoreOptions::new(server.dial(), std::net::Ipv4Addr::LOCALHOST.into())
+    };
+    let mut report = MyRestore::new(options).run(recovery, start, from).await?;
+    // The account of the restore goes with it.
+    report.warnings.retain(|warning| !warning.contains("which the restore itself uses"));
+    server.stop(&claim).await?;
+    claim.release(&dump)?;
+    Ok(report)
 }
 
 /// A restore to be done.
