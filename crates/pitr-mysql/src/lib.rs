@@ -25,11 +25,13 @@
 //! - [`replay`]: the log, served to a restored server as its replication source.
 
 pub mod base;
+pub mod check;
 pub mod connect;
 pub mod dump;
 pub mod engine;
 pub mod error;
 pub mod event;
+pub mod grants;
 pub mod gtid;
 pub mod limits;
 pub mod lineage;

@@ -36,6 +36,9 @@ pub const MAX_FILE_HEAD: u64 = MAX_SET_EVENT as u64 + MAX_FORMAT_EVENT as u64;
 /// Archived cuts that are compared with the log of a server that is not the one of before, newest first.
 pub const MAX_KNOWN_CUTS: usize = 300;
 
+/// A server that keeps its log for less is warned of: a stream may be away over a weekend.
+pub const SHORT_EXPIRY: Duration = Duration::from_secs(3 * 86_400);
+
 /// Port of a server when nobody says otherwise.
 pub const DEFAULT_PORT: u16 = 3306;
 
