@@ -5,7 +5,7 @@ use pitr_core::ports::Recovery;
 use pitr_core::{LineageId, SegmentName};
 
 use super::ReplayError;
-use crate::event::{Checksum, Format, Header};
+use crate::event::{Checksum, Format, Header, MAGIC};
 use crate::{BinlogPosition, Incarnation, LogFile};
 
 /// An archived piece of one log file.
@@ -21,8 +21,20 @@ pub struct Piece {
     pub file: LogFile,
     /// Offset of its first byte in the file.
     pub offset: u64,
-    /// The file's first event.
-    pub format: Bytes,
+    /// The file's first event; empty where only the piece itself has it.
+    pub first_event: Bytes,
+}
+
+impl Piece {
+    /// The file's first event; `bytes` are those of the piece.
+    pub fn format(&self, bytes: &Bytes) -> Option<Bytes> {
+        if !self.first_event.is_empty() {
+            return Some(self.first_event.clone());
+        }
+        let event = (self.offset == 0).then(|| bytes.get(MAGIC.len()..)).flatten()?;
+        let length = Header::parse(event)?.length as usize;
+        bytes.get(MAGIC.len()..MAGIC.len() + length).map(Bytes::copy_from_slice)
+    }
 }
 
 /// What is replayed.
@@ -56,9 +68,8 @@ impl Log {
                 incarnation: span.end.incarnation,
                 file: fact(FILE).and_then(LogFile::parse).ok_or_else(|| bad("it does not say of which file it is"))?,
                 offset: fact(OFFSET).and_then(|text| text.parse().ok()).ok_or_else(|| bad("it has no offset"))?,
-                format: fact(FORMAT)
-                    .and_then(|text| hex::decode(text).ok())
-                    .ok_or_else(|| bad("it has no format"))?
+                first_event: hex::decode(fact(FORMAT).unwrap_or_default())
+                    .map_err(|_| bad("its format is unreadable"))?
                     .into(),
             })
         };
@@ -90,11 +101,6 @@ impl Log {
             return 0;
         }
         self.cut.offset.saturating_sub(piece.offset).min(length)
-    }
-
-    /// What the log says of the server that wrote it: version, and whether events have checksums.
-    pub fn format(&self) -> Result<Option<Format>, ReplayError> {
-        self.pieces.first().map(|piece| format(&piece.format)).transpose()
     }
 }
 

@@ -12,6 +12,7 @@ mod source;
 mod split;
 mod target;
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -29,7 +30,7 @@ pub use self::target::{Begin, Target};
 use crate::LogFile;
 use crate::error::Error;
 use crate::event::{Checksum, Flavour};
-use crate::gtid::{GtidSet, MariaSet, MysqlSet};
+use crate::gtid::{Gtid, GtidSet, MariaSet, MysqlSet};
 use crate::limits::{REPLAY_POLL, REPLAY_STALL};
 
 /// How the log is replayed.
@@ -40,7 +41,7 @@ pub struct ReplayOptions {
     /// What the base has, in the words of the server; `None` where transactions have no names.
     pub base: Option<String>,
     /// Transactions that are left out.
-    pub skip: Option<GtidSet>,
+    pub skip: HashSet<Gtid>,
     /// Where a replica begins whose transactions have no names.
     pub begin: Begin,
 }
@@ -63,9 +64,15 @@ pub async fn replay<R: SegmentReader>(
     segments: &R,
     options: &ReplayOptions,
 ) -> Result<Replayed, Error> {
-    let Some(format) = log.format()? else { return finish(&mut target, Sent::default(), options).await };
-    if let (Some(GtidSet::Mysql(skip)), Some(_)) = (&options.skip, &options.base) {
-        target.pass_over(skip).await?;
+    let Some(first) = log.pieces.first() else { return finish(&mut target, Sent::default(), options).await };
+    let bytes = segments.segment(&first.lineage, &first.name).await?;
+    let bytes = bytes.ok_or_else(|| ReplayError::Gone(first.name.to_string()))?;
+    let first_event = first.format(&bytes).ok_or(ReplayError::Torn { offset: first.offset })?;
+    let format = log::format(&first_event)?;
+    drop(bytes);
+    let skip = as_set(&options.skip);
+    if options.base.is_some() {
+        target.pass_over(&skip).await?;
     }
     let listener = TcpListener::bind((options.address, 0)).await.map_err(ReplayError::Io)?;
     let address = listener.local_addr().map_err(ReplayError::Io)?;
@@ -147,8 +154,8 @@ fn expected(target: &Target<'_>, sent: &Sent, options: &ReplayOptions) -> Result
     if let Some(seen) = &sent.seen {
         all = union(all, seen);
     }
-    if let (Some(skip), Flavour::Mysql) = (&options.skip, target.flavour) {
-        all = union(all, skip);
+    if target.flavour == Flavour::Mysql {
+        all = union(all, &GtidSet::Mysql(as_set(&options.skip)));
     }
     Ok(Some(all))
 }
@@ -178,6 +185,17 @@ fn union(mut all: GtidSet, more: &GtidSet) -> GtidSet {
         _ => {}
     }
     all
+}
+
+/// Those of MySQL; MariaDB's are left out of the log, and nothing takes their place.
+fn as_set(gtids: &HashSet<Gtid>) -> MysqlSet {
+    let mut set = MysqlSet::default();
+    for gtid in gtids {
+        if let Gtid::Mysql(gtid) = gtid {
+            set.insert(gtid);
+        }
+    }
+    set
 }
 
 fn empty(flavour: Flavour) -> GtidSet {

@@ -3,6 +3,7 @@
 //! One replica at a time. It logs in, asks its questions, asks for the log, and is sent it up to the cut; then the
 //! connection stays open and silent until it leaves.
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 
 use bytes::{Buf, Bytes};
@@ -15,7 +16,7 @@ use super::answers::{Answer, Answers, Identity, packets};
 use super::log::{self, Log, Piece};
 use super::login::{Gate, OK};
 use super::split::{Filter, Out, Splitter};
-use crate::gtid::{GtidSet, MysqlSet};
+use crate::gtid::{Gtid, GtidSet, MysqlSet};
 use crate::limits::{MAX_REPLICA_PACKET, SEGMENTS_AHEAD};
 use crate::wire::{Fields, Wire};
 
@@ -54,7 +55,7 @@ pub struct Source<'a, R> {
     /// As whom.
     pub identity: Identity,
     /// Without whom.
-    pub skip: Option<GtidSet>,
+    pub skip: HashSet<Gtid>,
     /// An empty set of the family, to collect transactions in; `None` where they have no names.
     pub collect: Option<GtidSet>,
     /// How far it is.
@@ -163,6 +164,7 @@ impl<R: SegmentReader> Source<'_, R> {
             let (piece, mut bytes) = fetched?;
             let asked = wanted.from.as_ref().filter(|(name, _)| *name == piece.file.to_string());
             let Some((mut from, to)) = self.log.window(piece, bytes.len() as u64) else { continue };
+            let format = piece.format(&bytes).ok_or(ReplayError::Torn { offset: piece.offset })?;
             if let Some((_, offset)) = asked {
                 from = from.max(offset.saturating_sub(piece.offset)).min(to);
             }
@@ -171,7 +173,7 @@ impl<R: SegmentReader> Source<'_, R> {
             let this = (piece.incarnation, piece.file.clone());
             if file.as_ref() != Some(&this) {
                 file = Some(this);
-                self.begin_file(wire, &mut splitter, piece, piece.offset + from).await?;
+                self.begin_file(wire, &mut splitter, piece, &format, piece.offset + from).await?;
             }
             splitter.push(bytes);
             while let Some(out) = splitter.next()? {
@@ -219,14 +221,15 @@ impl<R: SegmentReader> Source<'_, R> {
         wire: &mut Wire<TcpStream>,
         splitter: &mut Splitter,
         piece: &Piece,
+        first_event: &[u8],
         offset: u64,
     ) -> Result<(), ReplayError> {
-        let format = log::format(&piece.format)?;
+        let format = log::format(first_event)?;
         let place = offset.max(4);
         let rotation = log::rotation(&piece.file.to_string(), place, self.identity.server_id, format.checksum);
         wire.write(&[&[0], &rotation]).await?;
         if offset > 4 {
-            wire.write(&[&[0], &log::format_for_the_middle(&piece.format)]).await?;
+            wire.write(&[&[0], &log::format_for_the_middle(first_event)]).await?;
         }
         splitter.begin_file(offset, format.checksum)
     }

@@ -4,6 +4,8 @@
 //! A piece may end anywhere, also within an event. Whole transactions are left out: those that the replica has, and
 //! those that it is not to have.
 
+use std::collections::HashSet;
+
 use bytes::{Bytes, BytesMut};
 
 use super::ReplayError;
@@ -27,7 +29,7 @@ pub struct Filter {
     /// What it has; `None` where transactions have no names.
     pub has: Option<GtidSet>,
     /// What it is not to have.
-    pub skip: Option<GtidSet>,
+    pub skip: HashSet<Gtid>,
     /// True if it wants the statements behind MariaDB's row events.
     pub annotations: bool,
 }
@@ -164,7 +166,7 @@ impl Splitter {
                 let Some(event) = self.buffer.get(..header.length as usize) else { return Ok(false) };
                 let gtid = identifier(event, header, self.offset, self.checksum)?;
                 self.dropping = gtid.as_ref().is_some_and(|gtid| self.leaves_out(gtid));
-                let unwanted = |gtid: &Gtid| self.filter.skip.as_ref().is_some_and(|skip| skip.contains(gtid));
+                let unwanted = |gtid: &Gtid| self.filter.skip.contains(gtid);
                 if let (Some(seen), Some(gtid)) = (&mut self.seen, gtid.filter(|gtid| !unwanted(gtid))) {
                     seen.insert(&gtid);
                 }
@@ -176,7 +178,7 @@ impl Splitter {
     }
 
     fn leaves_out(&self, gtid: &Gtid) -> bool {
-        [&self.filter.has, &self.filter.skip].into_iter().flatten().any(|set| set.contains(gtid))
+        self.filter.has.as_ref().is_some_and(|set| set.contains(gtid)) || self.filter.skip.contains(gtid)
     }
 }
 
@@ -218,7 +220,8 @@ mod tests {
 
     /// What comes out of a file that is pushed in pieces of `size` bytes.
     fn split(file: &[u8], size: usize, has: &str, skip: &str) -> (Vec<u8>, GtidSet) {
-        let filter = Filter { has: Some(set(has)), skip: Some(set(skip)), annotations: false };
+        let skip = format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{skip}").parse().unwrap();
+        let filter = Filter { has: Some(set(has)), skip: [skip].into(), annotations: false };
         let mut splitter = Splitter::new(filter, Some(GtidSet::Mysql(Default::default())));
         splitter.begin_file(0, Checksum::Crc32).unwrap();
         let mut out = Vec::new();
@@ -259,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_file_that_ends_within_an_event_is_an_error() {
-        let mut splitter = Splitter::new(Filter { has: None, skip: None, annotations: false }, None);
+        let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: false }, None);
         splitter.begin_file(500, Checksum::Crc32).unwrap();
         splitter.push(Bytes::from(gtid(1)).slice(..30));
         while splitter.next().unwrap().is_some() {}
@@ -269,7 +272,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let mut splitter = Splitter::new(Filter { has: None, skip: None, annotations: true }, None);
+            let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: true }, None);
             splitter.begin_file(4, Checksum::None).unwrap();
             splitter.push(Bytes::from(bytes));
             while let Ok(Some(_)) = splitter.next() {}

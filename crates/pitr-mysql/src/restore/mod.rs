@@ -11,7 +11,7 @@ mod ledger;
 mod rows;
 mod spool;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::base::Dial;
 use crate::base::format::{DEFINITIONS, DUMP, Definition, Dump, Kind, TABLES, TableFiles};
 use crate::error::Error;
 use crate::event::Flavour;
-use crate::gtid::GtidSet;
+use crate::gtid::Gtid;
 use crate::limits::LOAD_SESSIONS;
 use crate::replay::{Begin, Log, ReplayOptions, Replayed, Target, replay};
 use crate::sql::Sql;
@@ -47,20 +47,20 @@ pub struct RestoreOptions {
     /// Where files of rows lie while they are loaded.
     pub spool_below: PathBuf,
     /// Transactions of the log that are left out.
-    pub skip: Option<GtidSet>,
+    pub skip: HashSet<Gtid>,
 }
 
 impl RestoreOptions {
     /// A restore into the server that `dial` reaches and that reaches us under `address`.
     pub fn new(dial: Dial, address: IpAddr) -> Self {
-        Self { dial, address, sessions: LOAD_SESSIONS, spool_below: std::env::temp_dir(), skip: None }
+        Self { dial, address, sessions: LOAD_SESSIONS, spool_below: std::env::temp_dir(), skip: HashSet::new() }
     }
 }
 
 /// Restores into a directory, with a server that is started there and stopped again.
 pub async fn restore_into<R: SegmentReader + BaseReader>(
     into: &Into,
-    skip: Option<GtidSet>,
+    skip: HashSet<Gtid>,
     recovery: &Recovery<BinlogPosition>,
     start: BinlogPosition,
     from: &R,
