@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use integration_tests::Scratch;
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
-use pitr_core::Facts;
+use pitr_core::{Engine, Facts};
 use pitr_core::ports::{Cut, LogStream, SegmentSummary};
 use pitr_mysql::connect::Settings;
 use pitr_mysql::dump::Replica;
@@ -30,11 +30,11 @@ fn replica() -> Replica {
 }
 
 /// Streams until the file and offset are reached, and cuts where it may after at least `size` bytes.
-async fn collect<E>(mut stream: BinlogStream<E>, until: &(String, u64), size: usize) -> Result<Vec<Segment>>
-where
-    BinlogStream<E>: LogStream,
-    E: pitr_core::Engine<Position = BinlogPosition>,
-{
+async fn collect<E: Engine<Position = BinlogPosition>>(
+    mut stream: BinlogStream<E>,
+    until: &(String, u64),
+    size: usize,
+) -> Result<Vec<Segment>> {
     let begun = Instant::now();
     let (mut segments, mut bytes) = (Vec::new(), Vec::new());
     loop {

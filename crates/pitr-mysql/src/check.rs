@@ -95,8 +95,8 @@ async fn observe(sql: &mut Sql, flavour: Flavour, version: String) -> Result<Obs
          AND engine NOT IN ('InnoDB', 'ROCKSDB', 'TokuDB') \
          AND table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')";
     let count = sql.value(&format!("SELECT COUNT(*) {foreign}")).await?.and_then(|n| n.parse().ok()).unwrap_or(0);
-    let one = sql.value(&format!("SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') {foreign} LIMIT 1"));
-    let foreign_tables = (count, one.await?);
+    let one = format!("SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') {foreign} LIMIT 1");
+    let foreign_tables = (count, sql.value(&one).await?);
     Ok(Observed { flavour, version, settings, account, rights, replicas, foreign_tables, plain_text: false })
 }
 
@@ -223,7 +223,9 @@ fn durability(sync_binlog: &str, flush: &str, flavour: Flavour) -> Finding {
         ),
         _ => warning(
             "sync_binlog",
-            format!("sync_binlog is {sync_binlog}: a crash of the machine loses the end of the log, and the archive may be ahead of the server then"),
+            format!(
+                "sync_binlog is {sync_binlog}: a crash of the machine loses the end of the log, and the archive may be ahead of the server then"
+            ),
             set(flavour, "sync_binlog", "1"),
         ),
     }
@@ -238,7 +240,10 @@ fn expiry(seen: &Observed) -> Finding {
     match seconds.filter(|_| !never) {
         Some(seconds) if seconds < SHORT_EXPIRY.as_secs_f64() => warning(
             "binlog_expire_logs_seconds",
-            format!("the server removes its log after {:.1} hours: a stream that is away longer loses log", seconds / 3600.0),
+            format!(
+                "the server removes its log after {:.1} hours: a stream that is away longer loses log",
+                seconds / 3600.0
+            ),
             set(seen.flavour, "binlog_expire_logs_seconds", &SHORT_EXPIRY.as_secs().to_string()),
         ),
         Some(seconds) => {
@@ -298,7 +303,9 @@ fn may(seen: &Observed) -> Finding {
 fn set(flavour: Flavour, name: &str, value: &str) -> String {
     match flavour {
         Flavour::Mysql => format!("SET PERSIST {name} = {value};"),
-        Flavour::Mariadb => format!("SET GLOBAL {name} = {value};\n# my.cnf, for the next start\n[mariadb]\n{name} = {value}"),
+        Flavour::Mariadb => {
+            format!("SET GLOBAL {name} = {value};\n# my.cnf, for the next start\n[mariadb]\n{name} = {value}")
+        }
     }
 }
 

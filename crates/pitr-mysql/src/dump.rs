@@ -218,7 +218,8 @@ fn register(replica: &Replica) -> Vec<u8> {
 }
 
 fn request(flavour: Flavour, file: &LogFile, offset: u64, replica: &Replica) -> Result<Vec<u8>, DumpError> {
-    let offset = u32::try_from(offset).map_err(|_| DumpError::Protocol("no log can be asked for beyond 4 GiB of a file"))?;
+    let offset =
+        u32::try_from(offset).map_err(|_| DumpError::Protocol("no log can be asked for beyond 4 GiB of a file"))?;
     let flags = match flavour {
         Flavour::Mysql => 0,
         Flavour::Mariadb => SEND_ANNOTATE_ROWS,

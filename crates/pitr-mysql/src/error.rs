@@ -121,7 +121,9 @@ impl Classify for ServerError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoBinaryLog => Some("set log_bin and start the server again: pitr check names all settings".to_owned()),
+            Self::NoBinaryLog => {
+                Some("set log_bin and start the server again: pitr check names all settings".to_owned())
+            }
             Self::OddLogName | Self::NoFormat(_) | Self::AnotherLog { .. } => None,
         }
     }

@@ -155,9 +155,8 @@ impl Places {
             Mark::Begin | Mark::Inside => {}
             Mark::Outside => {
                 // What follows a rotation is the next file: its begin is the cut behind this event.
-                let after = next_file(event).map_or(self.at(event.end()), |file| {
-                    BinlogPosition::new(self.incarnation, file, 0)
-                });
+                let after = next_file(event)
+                    .map_or(self.at(event.end()), |file| BinlogPosition::new(self.incarnation, file, 0));
                 let (begin, time) = (self.at(event.offset), clock(event));
                 scan.last_record = Some((begin, after));
                 if let Some(time) = time {

@@ -35,7 +35,8 @@ impl Server {
         let hello = session.hello;
         let mut sql = Sql::new(session.wire);
         let (version, flavour) = (hello.version, hello.flavour);
-        let server_id = sql.value("SELECT @@GLOBAL.server_id").await?.and_then(|id| id.parse().ok()).unwrap_or_default();
+        let server_id =
+            sql.value("SELECT @@GLOBAL.server_id").await?.and_then(|id| id.parse().ok()).unwrap_or_default();
         let uuid = match flavour {
             Flavour::Mysql => sql.value("SELECT @@GLOBAL.server_uuid").await?,
             Flavour::Mariadb => None,

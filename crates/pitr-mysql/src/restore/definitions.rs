@@ -36,11 +36,7 @@ pub async fn prepare(session: &mut Sql) -> Result<(), Error> {
 
 /// Makes all objects of the given kinds that the file lists. Views may need each other, and so may accounts: what
 /// cannot be made is tried again as long as anything else could. What is left in the end is returned, as sentences.
-pub async fn make(
-    session: &mut Sql,
-    file: &Path,
-    wanted: impl Fn(&Definition) -> bool,
-) -> Result<Vec<String>, Error> {
+pub async fn make(session: &mut Sql, file: &Path, wanted: impl Fn(&Definition) -> bool) -> Result<Vec<String>, Error> {
     prepare(session).await?;
     let mut waiting = Vec::new();
     let mut lines = Lines::open(file).await?;

@@ -131,7 +131,8 @@ impl Claim {
         );
         write_private(&init, statements.as_bytes(), self.owner)?;
         let socket = run.0.join("sock");
-        let mut command = self.command(if self.flavour == Flavour::Mysql { &["mysqld"] } else { &["mariadbd", "mysqld"] })?;
+        let mut command =
+            self.command(if self.flavour == Flavour::Mysql { &["mysqld"] } else { &["mariadbd", "mysqld"] })?;
         command.arg("--no-defaults").arg(format!("--datadir={}", self.into.directory.display()));
         command.arg(format!("--socket={}", socket.display())).arg(format!("--init-file={}", init.display()));
         command.arg(format!("--pid-file={}", run.0.join("pid").display()));
@@ -212,7 +213,10 @@ impl Claim {
         }
         let found = names.iter().find_map(|name| places.iter().map(|place| place.join(name)).find(|p| p.is_file()));
         let found = found.ok_or_else(|| {
-            RestoreError::Option(format!("there is no {} in PATH; say with --bin-dir where the server's programs are", names.join(" or ")))
+            RestoreError::Option(format!(
+                "there is no {} in PATH; say with --bin-dir where the server's programs are",
+                names.join(" or ")
+            ))
         })?;
         let mut command = Command::new(found);
         command.current_dir("/").env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
@@ -349,7 +353,9 @@ fn owner(directory: &Path) -> Result<Option<(u32, u32)>, RestoreError> {
     let metadata = fs::metadata(existing).map_err(RestoreError::io("look at", existing))?;
     if metadata.uid() == 0 {
         let existing = existing.display();
-        return Err(RestoreError::Option(format!("a server does not run as root, and {existing} belongs to root: give it to the server's user first (chown mysql: {existing})")));
+        return Err(RestoreError::Option(format!(
+            "a server does not run as root, and {existing} belongs to root: give it to the server's user first (chown mysql: {existing})"
+        )));
     }
     Ok(Some((metadata.uid(), metadata.gid())))
 }

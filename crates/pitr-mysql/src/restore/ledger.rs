@@ -55,7 +55,8 @@ pub async fn open(session: &mut Sql, fingerprint: &str) -> Result<bool, Error> {
                 return Ok(true);
             }
             // One that was interrupted before its first row can hold nothing else yet.
-            if session.value(&format!("SELECT COUNT(*) FROM {DATABASE}.steps")).await.ok().flatten().as_deref() != Some("0")
+            if session.value(&format!("SELECT COUNT(*) FROM {DATABASE}.steps")).await.ok().flatten().as_deref()
+                != Some("0")
             {
                 return Err(RestoreError::OtherPlan.into());
             }

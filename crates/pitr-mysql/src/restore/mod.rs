@@ -21,8 +21,8 @@ use pitr_core::ports::{BaseReader, PartInfo, Recovery, SegmentReader};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 pub use self::error::RestoreError;
-pub use self::into::Into;
 use self::into::Claim;
+pub use self::into::Into;
 use self::ledger::Step;
 use self::spool::Spool;
 use crate::BinlogPosition;
@@ -232,7 +232,9 @@ async fn check_fit(session: &mut Sql, dump: &Dump) -> Result<Flavour, Error> {
     let version = session.value("SELECT VERSION()").await?.unwrap_or_default();
     let flavour = Flavour::of_version(&version);
     if crate::base::family(flavour) != dump.family {
-        return Err(RestoreError::Unfit(format!("it is of {} {}, the server is {version}", dump.family, dump.version)).into());
+        return Err(
+            RestoreError::Unfit(format!("it is of {} {}, the server is {version}", dump.family, dump.version)).into()
+        );
     }
     for name in ["lower_case_table_names", "gtid_mode"] {
         let Some(source) = dump.settings.get(name) else { continue };
@@ -244,7 +246,10 @@ async fn check_fit(session: &mut Sql, dump: &Dump) -> Result<Flavour, Error> {
     // A replica ignores what it takes for its own.
     let id = session.value("SELECT @@GLOBAL.server_id").await?.unwrap_or_default();
     if id == dump.coordinates.server_id.to_string() {
-        return Err(RestoreError::Unfit(format!("it has the server_id {id} of the source, and must have one of its own")).into());
+        return Err(RestoreError::Unfit(format!(
+            "it has the server_id {id} of the source, and must have one of its own"
+        ))
+        .into());
     }
     Ok(flavour)
 }

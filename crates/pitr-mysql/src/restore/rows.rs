@@ -174,7 +174,10 @@ async fn load_file(session: &mut Sql, file: &Path, name: &str) -> Result<u64, Er
         } else if read == 0 {
             return match statement.is_empty() {
                 true => Ok(rows),
-                false => Err(RestoreError::BadPart { path: name.to_owned(), what: "it ends within a statement".into() }.into()),
+                false => {
+                    Err(RestoreError::BadPart { path: name.to_owned(), what: "it ends within a statement".into() }
+                        .into())
+                }
             };
         }
     }
@@ -199,7 +202,10 @@ mod tests {
         };
         assert_eq!(units(table(true)).len(), 2);
         let whole = units(table(false));
-        assert_eq!(whole.iter().map(|unit| (unit.bytes(), unit.table.as_deref())).collect::<Vec<_>>(), [(11, Some("`a`.`t`"))]);
+        assert_eq!(
+            whole.iter().map(|unit| (unit.bytes(), unit.table.as_deref())).collect::<Vec<_>>(),
+            [(11, Some("`a`.`t`"))]
+        );
     }
 
     #[test]

@@ -59,10 +59,7 @@ impl PartTarget for Spool {
         let open = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let file = open.map_err(RestoreError::io("create", &path)).map_err(PortError::new)?;
         file.set_len(bytes).map_err(RestoreError::io("make room for", &path)).map_err(PortError::new)?;
-        self.files
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(part.path.clone(), Arc::new(file));
+        self.files.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(part.path.clone(), Arc::new(file));
         Ok(())
     }
 

@@ -68,8 +68,15 @@ impl Search<'_> {
     /// The history goes on, lost its end, or lost its begin; `None` if it is another one.
     async fn same_server(&self, archived: &Archived) -> Result<Option<Found>, Error> {
         let Some(newest) = archived.cuts.first() else { return self.after_base(archived).await };
+        let mut strange: Option<&LogFile> = None;
         for (index, cut) in archived.cuts.iter().enumerate() {
-            if self.still_there(cut).await? {
+            // One look at the head of a file instead of one at each of its segments.
+            if strange == Some(&cut.file) {
+                continue;
+            }
+            if !self.same_file(cut).await? {
+                strange = Some(&cut.file);
+            } else if self.still_there(cut).await? {
                 return match index {
                     0 => self.resume(archived).await.map(Some),
                     _ => self.lost_end(archived, newest, cut).await.map(Some),
@@ -91,6 +98,14 @@ impl Search<'_> {
         let head = self.head(&file).await?;
         let begin = self.begin_at(archived, &head);
         Ok(Some(self.go_on(archived, begin, 0)))
+    }
+
+    /// True unless the server's file of that name begins in another way.
+    async fn same_file(&self, cut: &Cut) -> Result<bool, Error> {
+        if self.server.length(&cut.file).is_none() || cut.format.is_empty() {
+            return Ok(true);
+        }
+        Ok(self.head(&cut.file).await?.format == cut.format)
     }
 
     /// True if the server's log has the last event before a cut at its place.
@@ -134,8 +149,9 @@ impl Search<'_> {
     async fn lost_end(&self, archived: &Archived, newest: &Cut, good: &Cut) -> Result<Found, Error> {
         let head = self.head(&self.server.current).await?;
         let place = good.end;
-        let history = History::forked(&self.server, &head, &archived.lineage, place, |incarnation| {
-            BinlogPosition { incarnation, ..place }
+        let history = History::forked(&self.server, &head, &archived.lineage, place, |incarnation| BinlogPosition {
+            incarnation,
+            ..place
         })?;
         let begin = Begin {
             incarnation: history.incarnation,

@@ -98,8 +98,8 @@ impl<E> BinlogStream<E> {
         durable: watch::Receiver<Option<BinlogPosition>>,
     ) -> Result<Self, Error> {
         let begin = &found.begin;
-        let early = found.from < begin.offset;
-        let from = if early { found.from } else { begin.offset };
+        let from = probe::reachable(found.from.min(begin.offset));
+        let early = from < begin.offset;
         let segmenter = Segmenter::new(&Begin { offset: from, ..begin.clone() })?;
         let dump = Dump::start(settings.open().await?, &begin.file, from, replica).await?;
         Ok(Self {

@@ -4,8 +4,8 @@ use crate::connect::Settings;
 use crate::dump::{Dump, Replica, silence};
 use crate::event::{Event, Feed, Flavour, Grouper, Header, Kind, MAGIC, Mark, Reader, body};
 use crate::gtid::GtidSet;
-use crate::lineage::FileHead;
 use crate::limits::{MAX_FILE_HEAD, STREAM_SILENCE};
+use crate::lineage::FileHead;
 use crate::position::LogFile;
 use crate::server::Server;
 use crate::{Error, ServerError};
@@ -122,6 +122,7 @@ impl Look {
     async fn at(settings: &Settings, replica: &Replica, file: &LogFile, offset: u64) -> Result<Self, Error> {
         let session = settings.open().await?;
         let flavour = session.hello.flavour;
+        let offset = reachable(offset);
         // A look confirms nothing.
         let replica = Replica { confirms: false, ..replica.clone() };
         let dump = Dump::start(session, file, offset, &replica).await?;
@@ -168,6 +169,11 @@ impl Look {
             }
         }
     }
+}
+
+/// A server can be asked for the first 4 GiB of a file only: beyond, it is read from its begin.
+pub(super) fn reachable(offset: u64) -> u64 {
+    if u32::try_from(offset).is_ok() { offset } else { 0 }
 }
 
 /// Bytes that a header takes, for a packet to be an event at all.
