@@ -193,7 +193,7 @@ pub struct FetchFrom {
     /// The lineage that is being restored, as the plan names it
     #[arg(long, value_name = "NAME")]
     pub lineage: Option<String>,
-    /// Directory for prefetched segments, outside the data directory
+    /// Directory for prefetched segments, best on the file system of the data directory
     #[arg(long, value_name = "DIR")]
     pub spool: Option<PathBuf>,
 }

@@ -50,6 +50,10 @@ pub trait Product: Engine {
     /// Others of that sort are refused before anything is done.
     const FLAGS: &'static [&'static str];
 
+    /// The side file, by its name in the lineage's own namespace, without which no restore gets through a lineage;
+    /// `None` for one that needs its log alone.
+    fn side_file(lineage: &Lineage<Self::Position>) -> Option<String>;
+
     /// Everything that a target could stop at in one segment.
     ///
     /// `log` yields the segment itself first, then what follows it, for a record that goes on there; the engine reads

@@ -21,6 +21,9 @@ pub const WAIT_FOR_LOG_POLL: std::time::Duration = std::time::Duration::from_mil
 /// How long it waits between two looks at most: each lists a part of the archive.
 pub const WAIT_FOR_LOG_MAX_POLL: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// `backup` removes temporary files of a local archive that are older: what a killed writer left.
+pub const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(86_400);
+
 /// Gaps that `status` prints; `list` prints all.
 pub const SHOWN_GAPS: usize = 5;
 

@@ -38,6 +38,7 @@ pub mod position;
 pub mod push;
 pub mod replication;
 pub mod restore;
+mod run_dir;
 pub mod scan;
 pub mod segment;
 pub mod server;

@@ -92,6 +92,12 @@ pub const MAX_LABEL: usize = 4 << 20;
 /// Directories that a restore keeps open at most.
 pub const MAX_OPEN_DIRECTORIES: usize = 128;
 
+/// Longest name of a Unix socket, in bytes.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Age from which the directory of a private server may be taken for one that a dead server left behind.
+pub const STALE_RUN_DIRECTORY: Duration = Duration::from_secs(86_400);
+
 /// How often a recovering server is asked how far it is.
 pub const RECOVERY_POLL: Duration = Duration::from_millis(200);
 

@@ -56,7 +56,11 @@ impl Histories {
                 let size = segment_size(lineage)?;
                 self.segment(archive, lineage, timeline, log, partial, size).await
             }
-            WalFileName::History(_) => side_file(archive, lineage.id.as_str(), file).await,
+            // Registered together with its lineage: it exists.
+            WalFileName::History(_) => match side_file(archive, lineage.id.as_str(), file).await? {
+                Answer::Absent => Err(lost(archive, file)),
+                found => Ok(found),
+            },
             WalFileName::Backup { .. } => {
                 let system_id = lineage.facts.get(facts::SYSTEM_ID).map(String::as_str).unwrap_or_default();
                 side_file(archive, &format!("backup-history-{system_id}"), file).await
@@ -163,6 +167,13 @@ fn hole(archive: &SourceArchive, name: &SegmentName) -> Failure {
     )
     .next(format!("pitr status {source}"))
     .next(format!("push the segment again from any machine that has it: pitr wal push --source {source} PATH"))
+}
+
+fn lost(archive: &SourceArchive, file: &WalFileName) -> Failure {
+    let source = archive.name().as_str();
+    let what = format!("{file} is missing from the archive, although its lineage is registered");
+    Failure::new(ErrorKind::Integrity, what)
+        .next(format!("push it again from any machine that has it: pitr wal push --source {source} PATH"))
 }
 
 async fn side_file(archive: &SourceArchive, namespace: &str, file: &WalFileName) -> Result<Answer, Failure> {
