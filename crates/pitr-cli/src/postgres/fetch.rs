@@ -5,8 +5,9 @@ use pitr_archive::SourceArchive;
 use pitr_core::{Catalog, ErrorKind, Lineage, LineageId, SegmentName};
 use pitr_postgres::engine::facts;
 use pitr_postgres::segment::{Slice, slices};
-use pitr_postgres::{Lsn, PgPosition, SegmentNumber, SegmentSize, TimelineId, WalFileName};
+use pitr_postgres::{Lsn, PgPosition, Postgres, SegmentNumber, SegmentSize, TimelineId, WalFileName};
 
+use crate::engine::Product;
 use crate::failure::Failure;
 
 /// What the archive says about a file that the server asks for.
@@ -56,9 +57,9 @@ impl Histories {
                 let size = segment_size(lineage)?;
                 self.segment(archive, lineage, timeline, log, partial, size).await
             }
-            // Registered together with its lineage: it exists.
             WalFileName::History(_) => match side_file(archive, lineage.id.as_str(), file).await? {
-                Answer::Absent => Err(lost(archive, file)),
+                // Stored before its lineage was registered, so it existed. The first timeline alone has none.
+                Answer::Absent if Postgres::side_file(lineage).is_some() => Err(lost(archive, file)),
                 found => Ok(found),
             },
             WalFileName::Backup { .. } => {
