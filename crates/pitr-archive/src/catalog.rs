@@ -37,9 +37,7 @@ impl SourceArchive {
         };
         for lineage in catalog.lineages.iter().map(|lineage| lineage.id.clone()).collect::<Vec<_>>() {
             let (spans, gaps) = self.lineage_view::<E>(&lineage).await?;
-            let sealed = |tail: &Span<E::Position>| spans.iter().any(|s| s.start <= tail.start && tail.end <= s.end);
-            let tails = self.tails::<E::Position>(&lineage).await?;
-            catalog.tails.extend(tails.into_iter().map(|tail| tail.span).filter(|tail| !sealed(tail)));
+            catalog.tails.extend(self.open_segments(&lineage, &spans).await?);
             catalog.spans.extend(spans);
             catalog.gaps.extend(gaps);
         }

@@ -1,49 +1,14 @@
-//! Lineages, gaps and tails of a source.
+//! Lineages and gaps of a source.
 
-use bytes::Bytes;
-use pitr_core::{Classify, CommitBounds, ErrorKind, Facts, Fork, Gap, Lineage, LineageId, Position, SegmentName, Span};
+use pitr_core::{Classify, ErrorKind, Facts, Fork, Gap, Lineage, LineageId, Position};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::layout::leaf;
 use crate::limits;
 use crate::objects::{Kind, Payload, Put};
-use crate::records::{ForkFacts, GapFacts, LineageFacts, SegmentFacts, TailFacts};
+use crate::records::{ForkFacts, GapFacts, LineageFacts};
 use crate::source::{SourceArchive, expect_kind};
-
-/// Bytes `from..to` of a segment that is not sealed yet.
-#[derive(Debug, Clone)]
-pub struct Tail<P> {
-    /// The history it belongs to.
-    pub lineage: LineageId,
-    /// Name of the open segment.
-    pub name: SegmentName,
-    /// Offset of its first byte within the segment, in bytes.
-    pub from: u64,
-    /// Cut before its first byte.
-    pub start: P,
-    /// Cut after its last byte.
-    pub end: P,
-    /// What is known of commit times inside.
-    pub commits: CommitBounds,
-    /// Number of named points inside.
-    pub marks: u64,
-    /// What the engine noted.
-    pub facts: Facts,
-    /// The native bytes.
-    pub bytes: Bytes,
-}
-
-/// A stored tail: where it lies in its segment, and what it covers.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StoredTail<P> {
-    /// Offset of its first byte within the segment.
-    pub from: u64,
-    /// Offset after its last byte.
-    pub to: u64,
-    /// What it covers; `first` and `last` are the name of the open segment.
-    pub span: Span<P>,
-}
 
 impl SourceArchive {
     /// Registers a lineage, before its first segment. One that is known keeps its ordinal and its facts; the
@@ -148,45 +113,6 @@ impl SourceArchive {
             gaps.push(header.facts::<GapFacts>()?.gap(&header.key)?);
         }
         Ok(gaps)
-    }
-
-    /// Makes bytes of an open segment durable before it is sealed.
-    pub async fn put_tail<P: Position>(&self, tail: &Tail<P>) -> Result<Put> {
-        let to = tail.from + tail.bytes.len() as u64;
-        let key = self.layout().tail(&tail.lineage, &tail.name, tail.from, to);
-        let segment = SegmentFacts {
-            lineage: tail.lineage.clone(),
-            group: tail.name.group().to_owned(),
-            leaf: tail.name.leaf().to_owned(),
-            start: tail.start.to_string(),
-            end: tail.end.to_string(),
-            commits: tail.commits.clone(),
-            marks: tail.marks,
-            facts: tail.facts.clone(),
-        };
-        segment.clone().span::<P>(&key, tail.bytes.len() as u64)?;
-        let facts = TailFacts { from: tail.from, to, segment };
-        self.objects().put(Kind::Tail, &key, &facts, Payload::Raw(tail.bytes.clone())).await
-    }
-
-    /// The stored tails of a lineage, in log order. Needs no identity.
-    pub async fn tails<P: Position>(&self, lineage: &LineageId) -> Result<Vec<StoredTail<P>>> {
-        let mut tails = Vec::new();
-        for header in self.listed_headers(&self.layout().tails(lineage), Kind::Tail).await? {
-            let facts: TailFacts = header.facts()?;
-            let span = facts.segment.span(&header.key, header.raw_bytes)?;
-            tails.push(StoredTail { from: facts.from, to: facts.to, span });
-        }
-        tails.sort_by(|a, b| (&a.span.first, a.from, a.to).cmp(&(&b.span.first, b.from, b.to)));
-        Ok(tails)
-    }
-
-    /// The bytes of a stored tail.
-    pub async fn tail<P: Position>(&self, tail: &StoredTail<P>) -> Result<Option<Bytes>> {
-        let key = self.layout().tail(&tail.span.lineage, &tail.span.first, tail.from, tail.to);
-        let Some(object) = self.objects().get(&key).await? else { return Ok(None) };
-        expect_kind(&object.header, Kind::Tail)?;
-        Ok(Some(object.raw))
     }
 
     async fn listed_headers(&self, prefix: &str, kind: Kind) -> Result<Vec<crate::envelope::Header>> {

@@ -97,9 +97,19 @@ impl Layout {
         format!("{}/tail/{lineage}", self.root)
     }
 
+    /// Prefix of the tails of the segments of one group.
+    pub fn group_tails(&self, lineage: &LineageId, group: &str) -> String {
+        format!("{}/{group}", self.tails(lineage))
+    }
+
+    /// Prefix of the tails of one segment.
+    pub fn segment_tails(&self, lineage: &LineageId, name: &SegmentName) -> String {
+        format!("{}/{}", self.group_tails(lineage, name.group()), name.leaf())
+    }
+
     /// Bytes `from..to` of an open segment, both in sixteen hexadecimal digits.
     pub fn tail(&self, lineage: &LineageId, name: &SegmentName, from: u64, to: u64) -> String {
-        format!("{}/{}/{}/{from:016x}-{to:016x}", self.tails(lineage), name.group(), name.leaf())
+        format!("{}/{from:016x}-{to:016x}", self.segment_tails(lineage, name))
     }
 
     /// Prefix of the side files of one namespace (a lineage, or a word of the engine).

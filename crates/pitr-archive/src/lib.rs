@@ -76,14 +76,15 @@ mod retry;
 mod rollup;
 mod source;
 pub mod store;
+mod tails;
 
 pub use archive::{Access, Archive, Descriptor};
 pub use envelope::{Header, Object};
 pub use error::{Error, Result};
-pub use history::{StoredTail, Tail};
 pub use keys::{DigestKey, Encryption, Identities, Keys};
 pub use objects::{ArchiveId, Kind, Objects, Payload, Put};
 pub use press::{Press, Pressed};
 pub use retry::Retry;
 pub use source::{FileEntry, SourceArchive};
 pub use store::{Created, Entry, Store};
+pub use tails::Tail;

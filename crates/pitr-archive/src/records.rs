@@ -154,7 +154,7 @@ impl GapFacts {
     }
 }
 
-/// Facts of a tail: bytes `from..to` of an open segment.
+/// Facts of a tail: bytes `from..to` of an open segment, and what was known of its bytes up to `to`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TailFacts {
     pub from: u64,

@@ -105,8 +105,17 @@ impl SourceArchive {
         self.objects.put(Kind::Segment, &key, &facts, payload).await
     }
 
-    /// The native bytes of a segment, checked; `None` if it is certainly absent.
+    /// The native bytes of a segment, checked; of one that is not sealed yet, as far as its tails go. `None` if
+    /// it is certainly absent.
     pub async fn segment(&self, lineage: &LineageId, name: &SegmentName) -> Result<Option<Bytes>> {
+        match self.sealed_segment(lineage, name).await? {
+            Some(bytes) => Ok(Some(bytes)),
+            None => self.open_segment(lineage, name).await,
+        }
+    }
+
+    /// The native bytes of a sealed segment, checked; `None` if it is certainly absent.
+    pub async fn sealed_segment(&self, lineage: &LineageId, name: &SegmentName) -> Result<Option<Bytes>> {
         let key = self.layout.segment(lineage, name);
         let Some(object) = self.objects.get(&key).await? else { return Ok(None) };
         expect_kind(&object.header, Kind::Segment)?;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::memory::InMemory;
-use pitr_archive::{Access, Archive, DigestKey, Encryption, Error, Identities, Put, Retry, SourceArchive, Store, Tail};
+use pitr_archive::{Access, Archive, DigestKey, Encryption, Error, Identities, Put, Retry, SourceArchive, Store};
 use pitr_core::{Classify, ErrorKind, Facts, Fork, Gap, GapCause};
 use pitr_testkit::faulty_store::{Faults, FaultyStore, Moment};
 use pitr_testkit::toy::{ToyPosition, lineage_id};
 
 mod segments;
 
-use segments::{lineage, name, segment, time};
+use segments::{lineage, name, segment, tail_of, time};
 
 fn identities() -> Identities {
     Identities::from(age::x25519::Identity::generate())
@@ -185,24 +185,34 @@ async fn files_gaps_and_tails_read_back() {
     orders.put_gap(&gap).await.unwrap();
     assert_eq!(orders.put_gap(&gap).await.unwrap(), Put::Identical);
     assert_eq!(orders.gaps::<ToyPosition>().await.unwrap(), [gap]);
+}
 
-    for (from, content) in [(0, "first"), (5, "second")] {
-        let tail = Tail {
-            lineage: lineage(),
-            name: name(9),
-            from,
-            start: ToyPosition::new(1, 90 + from),
-            end: ToyPosition::new(1, 90 + from + 3),
-            commits: segment(9).commits,
-            marks: 0,
-            facts: Facts::new(),
-            bytes: content.into(),
-        };
-        orders.put_tail(&tail).await.unwrap();
-    }
-    let tails = orders.tails::<ToyPosition>(&lineage()).await.unwrap();
-    assert_eq!(tails.iter().map(|tail| (tail.from, tail.to)).collect::<Vec<_>>(), [(0, 5), (5, 11)]);
-    assert_eq!(orders.tail(&tails[1]).await.unwrap().as_deref(), Some(&b"second"[..]));
+#[tokio::test]
+async fn the_tails_of_an_open_segment_read_as_one() {
+    let orders = source(Access::plain()).await;
+    let open = segment(9);
+    orders.put_tail(&tail_of(&open, 0, "first", 2)).await.unwrap();
+    orders.put_tail(&tail_of(&open, 5, " second", 5)).await.unwrap();
+    // A writer that began again, and a piece behind a hole.
+    orders.put_tail(&tail_of(&open, 0, "first se", 3)).await.unwrap();
+    orders.put_tail(&tail_of(&open, 14, "lost", 9)).await.unwrap();
+    assert_eq!(orders.segment(&lineage(), &name(9)).await.unwrap().as_deref(), Some(&b"first second"[..]));
+    let span = orders.tail_span::<ToyPosition>(&lineage(), &name(9)).await.unwrap().unwrap();
+    assert_eq!((span.start.offset, span.end.offset, span.bytes), (90, 95, 12));
+    assert_eq!(orders.segment(&lineage(), &name(8)).await.unwrap(), None);
+
+    orders.put_segment(&open).await.unwrap();
+    assert_eq!(orders.segment(&lineage(), &name(9)).await.unwrap(), Some(open.bytes));
+}
+
+#[tokio::test]
+async fn tails_of_two_writers_are_never_joined() {
+    let orders = source(Access::plain()).await;
+    orders.put_tail(&tail_of(&segment(9), 0, "first", 2)).await.unwrap();
+    orders.put_tail(&tail_of(&segment(9), 3, "XX and more", 5)).await.unwrap();
+    let error = orders.segment(&lineage(), &name(9)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity);
+    assert!(error.to_string().contains("two writers"), "{error}");
 }
 
 #[tokio::test]

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use object_store::memory::InMemory;
-use pitr_archive::{Access, Archive, Put, SourceArchive, Store, Tail};
+use pitr_archive::{Access, Archive, Put, SourceArchive, Store};
 use pitr_core::{Catalog, Facts, Fork, GapCause, Span};
 use pitr_testkit::faulty_store::{Faults, FaultyStore};
 use pitr_testkit::toy::{Toy, ToyPosition};
 
 mod segments;
 
-use segments::{PER_GROUP, lineage, name, segment, time};
+use segments::{PER_GROUP, lineage, name, segment, tail_of, time};
 
 /// Six groups of segments, but for the named ones.
 async fn archive(without: &[u64]) -> SourceArchive {
@@ -181,17 +181,7 @@ async fn a_tail_is_shown_until_a_segment_covers_it() {
     let orders = archive(&[]).await;
     let end = 6 * PER_GROUP;
     let sealed = segment(end);
-    let tail = Tail {
-        lineage: lineage(),
-        name: sealed.name.clone(),
-        from: 0,
-        start: sealed.start,
-        end: ToyPosition::new(1, sealed.start.offset + 4),
-        commits: sealed.commits.clone(),
-        marks: 0,
-        facts: Facts::new(),
-        bytes: "part".into(),
-    };
+    let tail = tail_of(&sealed, 0, "part", 4);
     orders.put_tail(&tail).await.unwrap();
     assert_eq!(orders.catalog::<Toy>().await.unwrap().tails.len(), 1);
     orders.put_segment(&sealed).await.unwrap();

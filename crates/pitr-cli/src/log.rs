@@ -37,10 +37,12 @@ impl<'a, E: Engine> LogReader<'a, E> {
     async fn read(&self, span: &Span<E::Position>) -> Result<Bytes, Failure> {
         let leaf = span.first.leaf();
         let bytes = self.archive.segment(&span.lineage, &span.first).await.during(format!("reading segment {leaf}"))?;
-        bytes.ok_or_else(|| {
+        let bytes = bytes.ok_or_else(|| {
             Failure::new(ErrorKind::Integrity, format!("segment {leaf} is listed and cannot be found"))
                 .next(format!("pitr verify {}", self.archive.name().as_str()))
-        })
+        })?;
+        // An open segment may have grown since it was planned with.
+        Ok(bytes.slice(..bytes.len().min(usize::try_from(span.bytes).unwrap_or(usize::MAX))))
     }
 }
 

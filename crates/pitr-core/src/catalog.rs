@@ -14,7 +14,8 @@ pub struct Catalog<P> {
     pub lineages: Vec<Lineage<P>>,
     /// Sealed log.
     pub spans: Vec<Span<P>>,
-    /// Log of segments that are not sealed yet, in log order; each is superseded by a span that covers it.
+    /// Segments that are not sealed yet, one span each, in log order: from the segment's start as far as its tails
+    /// go. Each is superseded by a span that covers it.
     pub tails: Vec<Span<P>>,
     /// Bases, in no particular order.
     pub bases: Vec<Base<P>>,

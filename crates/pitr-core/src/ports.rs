@@ -24,32 +24,79 @@ pub enum Cut {
 
 /// Bytes of log as they came from the source.
 #[derive(Debug, Clone)]
-pub struct LogChunk<P> {
-    /// The native bytes.
+pub struct LogChunk {
+    /// The native bytes, at most about [`LogChunk::BYTES`]: whatever was ready. Empty only to say that the open
+    /// segment, which has bytes, must end after all.
     pub bytes: Bytes,
-    /// Cut after the last byte.
-    pub end: P,
-    /// Whether a segment may end after them.
+    /// Whether the open segment may end after them.
     pub cut: Cut,
-    /// Latest commit time inside, if there is a commit.
-    pub committed_at: Option<Timestamp>,
 }
 
-/// The continuous log of one source.
+impl LogChunk {
+    /// Bytes that a stream gathers in one chunk while more is ready.
+    pub const BYTES: usize = 1 << 20;
+}
+
+/// The segment that a stream is in: known before its first byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentStart<P> {
+    /// Its name, made from its start alone.
+    pub name: SegmentName,
+    /// Cut before its first byte.
+    pub start: P,
+}
+
+/// What is known of a segment, or of the bytes of an open one so far, once they have been decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentSummary<P> {
+    /// Cut after the last byte; where the bytes end in the middle of a transaction or entry, before that one.
+    pub end: P,
+    /// What is known of commit times inside.
+    pub commits: CommitBounds,
+    /// Number of named points inside.
+    pub marks: u64,
+    /// What the engine noted.
+    pub facts: Facts,
+}
+
+/// The continuous log of one lineage, from the begin of a segment on.
 ///
 /// # Contract
-/// Implemented by engines, called by the shared streaming loop. `next` yields chunks without hole or
-/// overlap, from the position the stream was opened at. It is cancel-safe: a dropped future loses no
-/// bytes. `Ok(None)` means that this lineage ended (a fork follows); a lost connection is an error. A
-/// stream learns what became durable from a channel given to its constructor, if it cares.
+/// Implemented by engines, called by the shared streaming loop. Joined, the chunks between two cuts are a segment,
+/// byte for byte, without hole or overlap. The engine says where a cut is legal, the loop when it is made:
+/// after a chunk that says [`Cut::Must`] the loop calls [`cut`](Self::cut) before `next`, after [`Cut::May`] it may,
+/// after [`Cut::Never`] it must not. The loop holds the open segment in memory, so an engine offers a cut as often
+/// as its log has one.
+///
+/// `next` is cancel-safe: a dropped future loses no bytes. `Ok(None)` means that this lineage ended (a fork
+/// follows, or the source was shut down for good); bytes of the open segment then stay a tail. An error ends
+/// the stream: of a kind that [may be retried](crate::ErrorKind::is_retryable), the loop connects again; of kind
+/// [`Absent`](crate::ErrorKind::Absent), the source no longer has the log that comes next, which makes a gap.
+///
+/// A stream learns what became durable from a channel given to its constructor, if it cares; it must not
+/// depend on being asked for the next chunk while it answers its source.
 pub trait LogStream: Send {
     /// The engine whose log it is.
     type Engine: Engine;
 
+    /// The history that is streamed.
+    fn lineage(&self) -> &LineageId;
+
+    /// The segment to which the next chunk belongs.
+    fn open(&self) -> &SegmentStart<<Self::Engine as Engine>::Position>;
+
     /// The next bytes; waits while the source is idle.
-    fn next(
-        &mut self,
-    ) -> impl Future<Output = Result<Option<LogChunk<<Self::Engine as Engine>::Position>>, PortError>> + Send;
+    fn next(&mut self) -> impl Future<Output = Result<Option<LogChunk>, PortError>> + Send;
+
+    /// What the header of the open segment would say if it ended after the last chunk. Asked for whenever bytes are
+    /// made durable, also where a cut is not legal. There has been a chunk since the last cut.
+    fn so_far(&self) -> SegmentSummary<<Self::Engine as Engine>::Position>;
+
+    /// Ends the open segment after the last chunk. From here on [`open`](Self::open) names the one that follows.
+    ///
+    /// # Errors
+    /// The bytes are not those of a whole segment: nothing may be stored under its name.
+    fn cut(&mut self) -> Result<SegmentSummary<<Self::Engine as Engine>::Position>, PortError>;
 }
 
 /// How a part of a base is cut into chunks.
@@ -137,13 +184,14 @@ pub trait BaseBackup: Send {
     ) -> impl Future<Output = Result<BackupRecord<<Self::Engine as Engine>::Position>, PortError>> + Send;
 }
 
-/// Gives sealed log back, byte for byte.
+/// Gives log back, byte for byte.
 ///
 /// # Contract
 /// Implemented by the archive. The digest is checked before anything is returned. `Ok(None)` is an
-/// authoritative "absent"; every fault is an error and never "absent".
+/// authoritative "absent"; every fault is an error and never "absent". A segment that is not sealed yet
+/// is given as far as its tails go: whoever needs more than what its span says reads on elsewhere.
 pub trait SegmentReader: Sync {
-    /// The native bytes of one segment.
+    /// The native bytes of one segment, sealed or not.
     fn segment(
         &self,
         lineage: &LineageId,

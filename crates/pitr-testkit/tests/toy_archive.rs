@@ -75,17 +75,18 @@ async fn archive(server: &Shared, branch: u32, into: &SourceArchive) -> Outcome<
     });
     into.put_lineage(&lineage.id, lineage.fork.as_ref(), &Facts::new()).await?;
     let mut start = ToyPosition::new(branch, origin);
-    let mut stream = ToyStream::new(server.clone(), start);
+    let mut stream = ToyStream::new(server.clone(), start)?;
     let mut bytes = Vec::new();
     // A stream that has nothing to say waits: what is not sealed by then stays for the next run.
     while let Some(chunk) = stream.next().now_or_never() {
         let Some(chunk) = chunk? else { break };
         bytes.extend_from_slice(&chunk.bytes);
         if chunk.cut == Cut::Must {
-            let segment = server.read(|server| server.cut(branch, start.offset, chunk.end.offset))?;
-            assert!(segment.bytes.ends_with(&bytes), "the stream's bytes are the segment's");
+            let end = stream.cut()?.end;
+            let segment = server.read(|server| server.cut(branch, start.offset, end.offset))?;
+            assert_eq!(segment.bytes, bytes, "the stream's bytes are the segment's");
             into.put_segment(&segment).await?;
-            start = chunk.end;
+            start = end;
             bytes.clear();
         }
     }

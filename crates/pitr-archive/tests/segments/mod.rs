@@ -1,7 +1,8 @@
 //! Segments of a made-up log: segment `n` covers the offsets 10n to 10n+10, sixteen of them make a group.
 
 use bytes::Bytes;
-use pitr_core::ports::SealedSegment;
+use pitr_archive::Tail;
+use pitr_core::ports::{SealedSegment, SegmentStart, SegmentSummary};
 use pitr_core::{CommitBounds, Facts, LineageId, SegmentName, Timestamp};
 use pitr_testkit::toy::{ToyPosition, lineage_id};
 
@@ -32,5 +33,22 @@ pub fn segment(n: u64) -> SealedSegment<ToyPosition> {
         marks: 0,
         facts: Facts::new(),
         bytes: Bytes::from(bytes),
+    }
+}
+
+/// Bytes of a segment while it is open, up to `end` offsets behind its start.
+#[allow(dead_code, reason = "not every test has open segments")]
+pub fn tail_of(segment: &SealedSegment<ToyPosition>, from: u64, bytes: &str, end: u64) -> Tail<ToyPosition> {
+    Tail {
+        lineage: segment.lineage.clone(),
+        segment: SegmentStart { name: segment.name.clone(), start: segment.start },
+        from,
+        bytes: Bytes::copy_from_slice(bytes.as_bytes()),
+        so_far: SegmentSummary {
+            end: ToyPosition { offset: segment.start.offset + end, ..segment.start },
+            commits: segment.commits.clone(),
+            marks: 0,
+            facts: Facts::new(),
+        },
     }
 }

@@ -88,7 +88,7 @@ async fn log_reaches<P: Position>(
     {
         return Ok(true);
     }
-    Ok(archive.tails::<P>(lineage).await?.iter().any(|tail| *needed_to <= tail.span.end))
+    Ok(archive.newest_tail::<P>(lineage).await?.is_some_and(|tail| *needed_to <= tail.end))
 }
 
 fn log_missing<E: Product>(name: &str, needed_to: &E::Position) -> Warning {

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use chrono::DateTime;
 use pitr_core::ports::{
     BackupRecord, BaseBackup, BaseReader, Chunking, Cut, LogChunk, LogStream, PartInfo, PartKind, PartSink, PartTarget,
-    PartWriter, Recovery, Restorer, SegmentReader, Stop,
+    PartWriter, Recovery, Restorer, SealedSegment, SegmentReader, SegmentStart, SegmentSummary, Stop,
 };
-use pitr_core::{Facts, PortError};
+use pitr_core::{Facts, LineageId, PortError};
 use tokio::sync::Notify;
 
-use super::record::{Kind, Record, ToyError, open};
+use super::record::{HEADER, Kind, Record, ToyError, open, segment_name};
 use super::{Server, Toy, ToyPosition, lineage_id};
 
 /// A server that streams, backups and its clients share.
@@ -56,49 +56,70 @@ impl Shared {
     }
 }
 
-/// The log of one branch, from an offset on.
+/// The log of one branch, from the begin of a segment on.
 #[derive(Debug)]
 pub struct ToyStream {
     server: Shared,
+    lineage: LineageId,
+    open: SegmentStart<ToyPosition>,
     at: ToyPosition,
 }
 
 impl ToyStream {
     /// Streams from `at` on, which must be the begin of a segment.
-    pub fn new(server: Shared, at: ToyPosition) -> Self {
-        Self { server, at }
+    pub fn new(server: Shared, at: ToyPosition) -> Result<Self, ToyError> {
+        let open = SegmentStart { name: segment_name(at.offset)?, start: at };
+        Ok(Self { server, lineage: lineage_id(at.branch), open, at })
     }
 
-    /// The bytes up to the end of the next record, or of the segment if that comes first.
-    fn ready(&self) -> Option<LogChunk<ToyPosition>> {
+    /// The bytes up to the end of the next record, or of the segment if that comes first. A segment's own header
+    /// comes with its first byte of log.
+    fn ready(&self) -> Result<Option<(LogChunk, ToyPosition)>, ToyError> {
         self.server.read(|server| {
-            let branch = server.branch(self.at.branch)?;
+            let Some(branch) = server.branch(self.at.branch) else { return Ok(None) };
             let ends = branch.records.iter().filter(|placed| placed.end > self.at.offset);
             let next = ends.map(|placed| placed.end).min().unwrap_or(branch.end());
             let boundary = (self.at.offset / server.segment + 1) * server.segment;
             let end = next.min(boundary);
-            let from = self.at.offset.checked_sub(branch.origin)? as usize;
-            let bytes = branch.log.get(from..(end - branch.origin) as usize).filter(|bytes| !bytes.is_empty())?;
-            let commits = branch.records.iter().filter(|r| r.end > self.at.offset && r.end <= end);
-            let committed_at =
-                commits.filter(|r| matches!(r.record.kind, Kind::Commit(_))).map(|r| r.record.time).max();
+            if end <= self.at.offset {
+                return Ok(None);
+            }
+            let segment = server.cut(branch.id, self.open.start.offset, end)?.bytes;
+            let known = match self.at.offset - self.open.start.offset {
+                0 => 0,
+                log => HEADER + log as usize,
+            };
             let cut = if end == boundary { Cut::Must } else { Cut::Never };
-            let end = ToyPosition { offset: end, ..self.at };
-            Some(LogChunk { bytes: Bytes::copy_from_slice(bytes), end, cut, committed_at })
+            Ok(Some((LogChunk { bytes: segment.slice(known..), cut }, ToyPosition { offset: end, ..self.at })))
         })
+    }
+
+    fn summary(&self) -> Result<SegmentSummary<ToyPosition>, ToyError> {
+        let (from, to) = (self.open.start.offset, self.at.offset);
+        let segment = self.server.read(|server| server.cut(self.at.branch, from, to))?;
+        let SealedSegment { end, commits, marks, facts, .. } = segment;
+        Ok(SegmentSummary { end, commits, marks, facts })
     }
 }
 
 impl LogStream for ToyStream {
     type Engine = Toy;
 
-    async fn next(&mut self) -> Result<Option<LogChunk<ToyPosition>>, PortError> {
+    fn lineage(&self) -> &LineageId {
+        &self.lineage
+    }
+
+    fn open(&self) -> &SegmentStart<ToyPosition> {
+        &self.open
+    }
+
+    async fn next(&mut self) -> Result<Option<LogChunk>, PortError> {
         loop {
             let server = self.server.clone();
             // Registered before looking, so that a change in between is not missed.
             let changed = server.0.changed.notified();
-            if let Some(chunk) = self.ready() {
-                self.at = chunk.end;
+            if let Some((chunk, end)) = self.ready().map_err(PortError::new)? {
+                self.at = end;
                 return Ok(Some(chunk));
             }
             if lock(&self.server.0.ended).contains(&self.at.branch) {
@@ -106,6 +127,17 @@ impl LogStream for ToyStream {
             }
             changed.await;
         }
+    }
+
+    fn so_far(&self) -> SegmentSummary<ToyPosition> {
+        self.summary().unwrap_or_else(|error| unreachable!("the server never forgets: {error}"))
+    }
+
+    fn cut(&mut self) -> Result<SegmentSummary<ToyPosition>, PortError> {
+        let summary = self.summary().map_err(PortError::new)?;
+        let name = segment_name(self.at.offset).map_err(PortError::new)?;
+        self.open = SegmentStart { name, start: self.at };
+        Ok(summary)
     }
 }
 

@@ -185,6 +185,11 @@ pub fn scan(
     Ok(found)
 }
 
+/// The name of the segment whose first log byte lies at `offset`.
+pub(crate) fn segment_name(offset: u64) -> Result<SegmentName, ToyError> {
+    Ok(SegmentName::new(format!("{:010x}", offset >> 10), format!("{offset:010x}"))?)
+}
+
 /// Wraps log bytes that begin at `start` as a segment; `first` is the offset in them at which the first record
 /// begins.
 ///
@@ -220,7 +225,7 @@ pub fn seal(start: ToyPosition, first: usize, log: &[u8]) -> Result<SealedSegmen
     }
     Ok(SealedSegment {
         lineage: lineage_id(start.branch),
-        name: SegmentName::new(format!("{:010x}", start.offset >> 10), format!("{:010x}", start.offset))?,
+        name: segment_name(start.offset)?,
         start,
         end: ToyPosition { offset: start.offset + log.len() as u64, ..start },
         commits,

@@ -125,7 +125,8 @@ impl Server {
         let branch = self.branch(branch).ok_or_else(missing)?;
         let range = from.checked_sub(branch.origin).zip(to.checked_sub(branch.origin)).ok_or_else(missing)?;
         let log = branch.log.get(range.0 as usize..range.1 as usize).ok_or_else(missing)?;
-        let first = self.first_record(branch, from).min(to - from);
+        // The same for every end: the first bytes of a segment do not change while it grows.
+        let first = self.first_record(branch, from).min(self.segment.max(to - from));
         seal(ToyPosition::new(branch.id, from), first as usize, log)
     }
 
