@@ -60,6 +60,8 @@ pub enum Verb {
     /// The hooks that PostgreSQL calls
     #[command(subcommand)]
     Wal(Wal),
+    /// Archive the log continuously, in the foreground (a service)
+    Stream(Stream),
     /// Show what can be restored: window, gaps, lag, last base, next step
     Status(MaybeSource),
     /// List bases and log ranges
@@ -155,6 +157,16 @@ pub enum Wal {
     /// Fill the spool of a running recovery (started by `wal fetch`)
     #[command(hide = true)]
     Prefetch(WalPrefetch),
+}
+
+#[derive(Debug, Args)]
+pub struct Stream {
+    /// The sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// PostgreSQL: drop the replication slot of these sources instead, so that their servers keep no log for it any more
+    #[arg(long)]
+    pub drop_slot: bool,
 }
 
 #[derive(Debug, Args)]

@@ -77,6 +77,19 @@ pub const NEWEST_MAJOR: u32 = 18;
 /// Longest silence in the middle of a base backup. A spread checkpoint comes before it and is not counted.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(300);
 
+/// Messages of streamed log that wait to be archived; a server sends up to 128 KiB in each. While they are full, the
+/// server waits.
+pub const STREAM_MESSAGES: usize = 64;
+
+/// Longest time between two reports of what is durable; shorter where the server's `wal_sender_timeout` asks for it.
+pub const FEEDBACK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shortest time between two reports that nothing has prompted.
+pub const MIN_FEEDBACK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Silence of a server that has been asked to answer, after which the stream's connection counts as lost.
+pub const REPLY_SILENCE: Duration = Duration::from_secs(60);
+
 /// Bytes of a page of a relation. A server built with another size has its pages checked by itself alone.
 pub const RELATION_PAGE: usize = 8192;
 

@@ -7,8 +7,10 @@ mod check;
 pub mod fetch;
 pub mod lineage;
 mod restore;
+mod resume;
 mod scan;
 pub mod spool;
+pub mod stream;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
@@ -59,6 +61,12 @@ impl Product for Postgres {
         progress: &ProgressBar,
     ) -> Result<Taken<PgPosition>, Failure> {
         backup::backup(site, archive, args, into, progress).await
+    }
+
+    type Upstream = stream::PgUpstream;
+
+    fn upstream(site: Site<'_>) -> Result<stream::PgUpstream, Failure> {
+        stream::PgUpstream::new(site)
     }
 
     async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<PgPosition>, Failure> {
