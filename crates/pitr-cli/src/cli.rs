@@ -167,6 +167,9 @@ pub struct Stream {
     /// PostgreSQL: drop the replication slot of these sources instead, so that their servers keep no log for it any more
     #[arg(long)]
     pub drop_slot: bool,
+    /// PostgreSQL: watch this pg_wal directory for completed files, where no replication connection is allowed
+    #[arg(long, value_name = "DIR", conflicts_with = "drop_slot")]
+    pub wal_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -46,6 +46,11 @@ pub const RECONNECT_FIRST_PAUSE: std::time::Duration = std::time::Duration::from
 /// See [`RECONNECT_FIRST_PAUSE`].
 pub const RECONNECT_MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// A watched WAL directory is looked at this often, in case that a change was missed,
+pub const WATCH_RESCAN: std::time::Duration = std::time::Duration::from_secs(10);
+/// and this long after a change, for changes come in groups.
+pub const WATCH_SETTLE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// Time for a streaming service to make durable what it has, once it is told to end.
 pub const STREAM_STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 

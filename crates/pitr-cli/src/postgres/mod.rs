@@ -11,6 +11,7 @@ mod resume;
 mod scan;
 pub mod spool;
 pub mod stream;
+pub mod watch;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;

@@ -12,6 +12,8 @@ mod backoff;
 mod pump;
 mod supervise;
 pub mod systemd;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

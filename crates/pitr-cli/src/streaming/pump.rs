@@ -87,7 +87,10 @@ impl<'a, S: LogStream> Pump<'a, S> {
             }
             tokio::select! {
                 biased;
-                () = stopped(stop), if ending.is_none() => ending = Some(Ok(End::Stopped)),
+                () = stopped(stop), if ending.is_none() => {
+                    self.drain()?;
+                    ending = Some(Ok(End::Stopped));
+                }
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.durable.send_replace(Some(stored?));
                     self.pulse.beat();
@@ -105,6 +108,18 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 _ = ticks.tick() => {}
             }
         }
+    }
+
+    /// Takes what is ready, up to a segment or two; nobody will ask for it again.
+    fn drain(&mut self) -> Result<(), Failure> {
+        while self.uploads.len() < SEGMENTS_IN_FLIGHT {
+            match self.stream.next().now_or_never() {
+                Some(Ok(Some(chunk))) => self.take(chunk)?,
+                // A fault does not matter any more.
+                _ => break,
+            }
+        }
+        Ok(())
     }
 
     fn take(&mut self, chunk: LogChunk) -> Result<(), Failure> {

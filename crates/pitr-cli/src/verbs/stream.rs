@@ -1,5 +1,6 @@
 //! `pitr stream [SOURCE]...`: archives the log of one or many sources while it is written, until it is told to end.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::engine::{Product, Site, by_engine};
 use crate::failure::{During, Failure};
 use crate::limits::{FLUSH_INTERVAL, PULSE_INTERVAL, STREAM_SEGMENT_AGE, STREAM_SEGMENT_BYTES, STREAM_STOP_TIMEOUT};
 use crate::postgres::stream::PgUpstream;
+use crate::postgres::watch::watch as watch_directory;
 use crate::report::{self, Report};
 use crate::streaming::systemd::Manager;
 use crate::streaming::{Pace, Pulse, Stop, supervise};
@@ -52,7 +54,12 @@ async fn serve(context: &Context, args: &Stream) -> Result<Report, Failure> {
     let sites = sites(context, args)?;
     for site in &sites {
         let pulse = Pulse::default();
-        by_engine!(site.source.engine, E => start::<E>(*site, &mut streams, pulse.clone(), stopping.clone()).await)?;
+        match &args.wal_dir {
+            Some(dir) => start_watching(*site, &sites, dir, &mut streams, pulse.clone(), stopping.clone()).await?,
+            None => {
+                by_engine!(site.source.engine, E => start::<E>(*site, &mut streams, pulse.clone(), stopping.clone()).await)?;
+            }
+        }
         pulses.push(pulse);
     }
     let manager = Manager::from_env();
@@ -86,6 +93,26 @@ async fn start<E: Product>(site: Site<'_>, streams: &mut Streams, pulse: Pulse, 
     streams.spawn(async move {
         supervise(upstream, archive, pace, pulse, stop).await.during(format!("streaming {name}"))
     });
+    Ok(())
+}
+
+/// Begins to watch the WAL directory of the one source that is named.
+async fn start_watching(
+    site: Site<'_>,
+    sites: &[Site<'_>],
+    dir: &Path,
+    streams: &mut Streams,
+    pulse: Pulse,
+    stop: Stop,
+) -> Result<(), Failure> {
+    if sites.len() != 1 {
+        return Err(Failure::new(ErrorKind::Usage, "a WAL directory is that of one source")
+            .next("pitr stream SOURCE --wal-dir DIR"));
+    }
+    site.context.config.source_of(EngineKind::Postgres, Some(site.name))?;
+    let archive = site.context.source(site.name, Purpose::Write).await?;
+    let (dir, name) = (dir.to_owned(), site.name.to_owned());
+    streams.spawn(async move { watch_directory(archive, dir, pulse, stop).await.during(format!("watching for {name}")) });
     Ok(())
 }
 
