@@ -35,6 +35,7 @@ mod scratch;
 pub mod seed;
 pub mod stepped;
 mod stores;
+mod streamer;
 pub mod waldump;
 
 pub use pitr::{Pitr, Run, SOURCE};
@@ -42,3 +43,4 @@ pub use postgres::{Postgres, Setup, succeed};
 pub use programs::{Provider, has_postgres, provider};
 pub use scratch::Scratch;
 pub use stores::{Azurite, S3};
+pub use streamer::Streamer;

@@ -158,6 +158,16 @@ impl Pitr {
         Ok(Self { config, archive: Some(archive), ..self.clone() })
     }
 
+    /// Adds lines to the section of the source.
+    pub fn configure_source<'a>(&self, lines: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        use std::io::Write as _;
+        let mut file = std::fs::OpenOptions::new().append(true).open(&self.config).context("no configuration")?;
+        for line in lines {
+            writeln!(file, "{line}")?;
+        }
+        Ok(())
+    }
+
     /// With the program itself, so that its own key command is what every encrypted test relies on.
     fn new_identity(&self, scratch: &Scratch) -> Result<(PathBuf, String)> {
         let file = scratch.path().join("identity.txt");

@@ -230,7 +230,7 @@ async fn a_fetch_that_is_killed_ends_the_recovery_at_worst_and_never_promotes() 
     let text = format!("{conf}restore_command = 'bash {} %f %p'\n", script.display());
     std::fs::write(&auto, text)?;
 
-    let hunt = Hunt::begin(world.scratch.path().join("latest.pitr-spool"), generator(world.seed, 5));
+    let hunt = Hunt::begin(into.join("pitr.spool"), generator(world.seed, 5));
     let mut restored = Postgres::at(&world.scratch, "latest.run", 15, into.clone())?;
     let mut starts = 0;
     loop {

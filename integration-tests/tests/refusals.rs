@@ -145,7 +145,8 @@ async fn a_target_that_cannot_be_restored_is_refused_with_one_that_can() -> Resu
     let zone = plan_usage("2026-09-07 02:57")?;
     ensure!(zone["next"].to_string().contains("+02:00"), "no zone is suggested: {zone}");
     // Which of the two is for the person to say: the candidates can be typed.
-    let twice = plan_usage("name:twice")?;
+    let twice = refused_target(pitr, "name:twice")?;
+    ensure!(follow(pitr, &twice)? == 2, "the candidates are not commands to type: {twice}");
     let hint = twice["next"].to_string();
     let candidates: BTreeSet<_> = hint
         .split(|c: char| c == '"' || c == ',' || c.is_whitespace())

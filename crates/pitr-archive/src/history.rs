@@ -1,6 +1,6 @@
 //! Lineages and gaps of a source.
 
-use pitr_core::{Facts, Fork, Gap, Lineage, LineageId, Position};
+use pitr_core::{Classify, ErrorKind, Facts, Fork, Gap, Lineage, LineageId, Position};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -40,7 +40,8 @@ impl SourceArchive {
         record.lineage(&key)
     }
 
-    /// The lineages in order of appearance. Needs no identity.
+    /// The lineages in order of appearance. Needs no identity; where one is at hand, each is checked against its
+    /// sealed copy.
     pub async fn lineages<P: Position>(&self) -> Result<Vec<Lineage<P>>> {
         let mut lineages: Vec<Lineage<P>> = Vec::new();
         for (ordinal, id) in self.lineage_keys().await? {
@@ -51,6 +52,20 @@ impl SourceArchive {
             }
         }
         Ok(lineages)
+    }
+
+    /// Lineages whose log is there and that were never registered, or whose record was lost: their log is in no catalog.
+    pub async fn unregistered(&self) -> Result<Vec<LineageId>> {
+        let known = self.lineage_keys().await?;
+        let mut unknown = Vec::new();
+        let logs = self.layout().logs();
+        for name in self.objects().groups(&logs).await? {
+            let id = LineageId::new(&name).map_err(|e| Error::corrupt(&format!("{logs}/{name}"), e.to_string()))?;
+            if known.iter().all(|(_, known)| *known != id) && self.last_segment(&id).await?.is_some() {
+                unknown.push(id);
+            }
+        }
+        Ok(unknown)
     }
 
     /// Ordinal and name of every lineage, by one listing, sorted.
@@ -69,8 +84,14 @@ impl SourceArchive {
         Ok(keys)
     }
 
+    /// Everything of a restore hangs on the lineages, and they are few and small: whoever can open them does.
     async fn lineage_facts(&self, key: &str) -> Result<LineageFacts> {
-        let header = self.objects().header(key).await?;
+        let header = match self.objects().get(key).await {
+            Ok(object) => object.map(|object| object.header),
+            // A writer has recipients only.
+            Err(error) if error.kind() == ErrorKind::Denied => self.objects().header(key).await?,
+            Err(error) => return Err(error),
+        };
         let header = header.ok_or_else(|| Error::corrupt(key, "it was listed and is gone"))?;
         expect_kind(&header, Kind::Lineage)?;
         header.facts()

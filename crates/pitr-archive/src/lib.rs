@@ -66,6 +66,7 @@ mod error;
 mod history;
 pub mod keys;
 pub mod layout;
+pub mod leftovers;
 pub mod limits;
 mod local;
 pub mod objects;

@@ -146,7 +146,7 @@ impl SourceArchive {
         self.objects.groups(&self.layout.log(lineage)).await
     }
 
-    /// True if a segment later than `name` is stored: what tells a hole from the end of the log.
+    /// True if a segment later than `name` is stored, sealed or not: what tells a hole from the end of the log.
     ///
     /// Lists the group of `name` and the later ones only.
     pub async fn later_segments_exist(&self, lineage: &LineageId, name: &SegmentName) -> Result<bool> {
@@ -160,7 +160,7 @@ impl SourceArchive {
                 return Ok(true);
             }
         }
-        Ok(false)
+        Ok(self.last_open_name(lineage).await?.is_some_and(|last| last > *name))
     }
 
     /// The last segment of a lineage by name.

@@ -73,11 +73,19 @@ impl SourceArchive {
 
     /// What the tails of the last segment that has any cover, sealed or not: how far the log has arrived.
     pub async fn newest_tail<P: Position>(&self, lineage: &LineageId) -> Result<Option<Span<P>>> {
+        match self.last_open_name(lineage).await? {
+            Some(name) => self.tail_span(lineage, &name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The last segment by name that has tails, sealed or not.
+    pub(crate) async fn last_open_name(&self, lineage: &LineageId) -> Result<Option<SegmentName>> {
         let groups = self.objects().groups(&self.layout().tails(lineage)).await?;
         for group in groups.iter().rev() {
             let leaves = self.objects().groups(&self.layout().group_tails(lineage, group)).await?;
             if let Some(leaf) = leaves.last() {
-                return self.tail_span(lineage, &SegmentName::new(group, leaf)?).await;
+                return Ok(Some(SegmentName::new(group, leaf)?));
             }
         }
         Ok(None)

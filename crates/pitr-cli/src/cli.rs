@@ -60,6 +60,8 @@ pub enum Verb {
     /// The hooks that PostgreSQL calls
     #[command(subcommand)]
     Wal(Wal),
+    /// Archive the log continuously, in the foreground (a service)
+    Stream(Stream),
     /// Show what can be restored: window, gaps, lag, last base, next step
     Status(MaybeSource),
     /// List bases and log ranges
@@ -158,6 +160,19 @@ pub enum Wal {
 }
 
 #[derive(Debug, Args)]
+pub struct Stream {
+    /// The sources [default: all]
+    #[arg(value_name = "SOURCE")]
+    pub sources: Vec<String>,
+    /// PostgreSQL: drop the replication slot of these sources instead, so that their servers keep no log for it any more
+    #[arg(long)]
+    pub drop_slot: bool,
+    /// PostgreSQL: watch this pg_wal directory for completed files, where no replication connection is allowed
+    #[arg(long, value_name = "DIR", conflicts_with = "drop_slot")]
+    pub wal_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub struct WalPush {
     /// The file, as PostgreSQL gives it with %p
     pub path: PathBuf,
@@ -193,7 +208,7 @@ pub struct FetchFrom {
     /// The lineage that is being restored, as the plan names it
     #[arg(long, value_name = "NAME")]
     pub lineage: Option<String>,
-    /// Directory for prefetched segments, outside the data directory
+    /// Directory for prefetched segments, best on the file system of the data directory
     #[arg(long, value_name = "DIR")]
     pub spool: Option<PathBuf>,
 }

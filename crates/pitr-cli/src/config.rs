@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use pitr_core::ErrorKind;
@@ -73,6 +74,35 @@ pub struct Source {
     pub url: Option<String>,
     /// File with the password, readable by its owner only.
     pub password_file: Option<PathBuf>,
+    /// How soon new log is durable while it is streamed: `1s` unless given, `200ms`, `0s` for as soon as possible.
+    pub flush_interval: Option<Interval>,
+    /// PostgreSQL: the replication slot that keeps log while the stream is away; made when it does not exist.
+    pub slot: Option<String>,
+}
+
+/// A length of time as people write it: `200ms`, `5s`, `2m`, `1h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Interval(pub Duration);
+
+impl TryFrom<String> for Interval {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let malformed = || format!("{text:?} is no length of time: write it as 200ms, 5s, 2m or 1h");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| malformed())?;
+        let milliseconds = match unit {
+            "ms" => Some(1),
+            "s" => Some(1_000),
+            "m" => Some(60_000),
+            "h" => Some(3_600_000),
+            _ => None,
+        };
+        let milliseconds = milliseconds.and_then(|unit| number.checked_mul(unit)).ok_or_else(malformed)?;
+        Ok(Self(Duration::from_millis(milliseconds)))
+    }
 }
 
 /// The engines that a source can have. `by_engine!` says which one each is.
@@ -408,6 +438,17 @@ mod tests {
         assert_eq!(config.source_or_all(None).unwrap().len(), 1);
         assert_eq!(config.source_or_all(Some("orders")).unwrap()[0].0, "orders");
         assert_eq!(parse("", &[]).unwrap().source_or_all(None).unwrap_err().kind, ErrorKind::Usage);
+    }
+
+    #[test]
+    fn lengths_of_time_have_a_unit() {
+        let interval = |text: &str| Interval::try_from(text.to_owned()).map(|interval| interval.0.as_millis());
+        assert_eq!(interval("200ms"), Ok(200));
+        assert_eq!(interval("0s"), Ok(0));
+        assert_eq!(interval("2m"), Ok(120_000));
+        for bad in ["", "1", "s", "1.5s", "-1s", "1 s", "1d", "99999999999999999999s", "9999999999999999999h"] {
+            assert!(interval(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::log::LogReader;
 use crate::report::Warning;
+use crate::streaming::Upstream;
 
 /// Runs an expression with the name `$engine` standing for the [`Product`] of a kind.
 ///
@@ -58,6 +59,10 @@ pub trait Product: Engine {
     /// Others of that sort are refused before anything is done.
     const FLAGS: &'static [&'static str];
 
+    /// The side file, by its name in the lineage's own namespace, without which no restore gets through a lineage;
+    /// `None` for one that needs its log alone.
+    fn side_file(lineage: &Lineage<Self::Position>) -> Option<String>;
+
     /// Everything that a target could stop at in one segment.
     ///
     /// `log` yields the segment itself first, then what follows it, for a record that goes on there; the engine reads
@@ -82,6 +87,12 @@ pub trait Product: Engine {
         into: &BaseWriter,
         progress: &ProgressBar,
     ) -> impl Future<Output = Result<Taken<Self::Position>, Failure>> + Send;
+
+    /// Where its log is streamed from.
+    type Upstream: Upstream<Engine = Self>;
+
+    /// The log of a source, not connected yet.
+    fn upstream(site: Site<'_>) -> Result<Self::Upstream, Failure>;
 
     /// Lays the base down and replays the log, or leaves that to the restored server's next start.
     fn restore(job: RestoreJob<'_, Self>) -> impl Future<Output = Result<Restored<Self::Position>, Failure>> + Send;

@@ -21,6 +21,39 @@ pub const WAIT_FOR_LOG_POLL: std::time::Duration = std::time::Duration::from_mil
 /// How long it waits between two looks at most: each lists a part of the archive.
 pub const WAIT_FOR_LOG_MAX_POLL: std::time::Duration = std::time::Duration::from_secs(2);
 
+/// `backup` removes temporary files of a local archive that are older: what a killed writer left.
+pub const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+/// Sealed segments and tails of one source that are on their way into the archive at once; each at most a few dozen MiB.
+pub const SEGMENTS_IN_FLIGHT: usize = 2;
+
+/// Bytes of an open segment that cannot be cut, at which streaming gives up: it is held in memory.
+pub const MAX_SEGMENT_BYTES: usize = 1 << 30;
+
+/// A streamed segment is sealed where its engine allows it, once it has this many bytes,
+pub const STREAM_SEGMENT_BYTES: usize = 16 << 20;
+/// or is this old.
+pub const STREAM_SEGMENT_AGE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// How soon new log is durable while it is streamed, unless the source says otherwise.
+pub const FLUSH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// How often a stream without work gives a sign of life.
+pub const PULSE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Pause before the first try to begin a stream again, and the longest one.
+pub const RECONNECT_FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
+/// See [`RECONNECT_FIRST_PAUSE`].
+pub const RECONNECT_MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A watched WAL directory is looked at this often, in case that a change was missed,
+pub const WATCH_RESCAN: std::time::Duration = std::time::Duration::from_secs(10);
+/// and this long after a change, for changes come in groups.
+pub const WATCH_SETTLE: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Time for a streaming service to make durable what it has, once it is told to end.
+pub const STREAM_STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// Gaps that `status` prints; `list` prints all.
 pub const SHOWN_GAPS: usize = 5;
 

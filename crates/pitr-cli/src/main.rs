@@ -18,6 +18,7 @@ mod planning;
 mod postgres;
 mod progress;
 mod report;
+mod streaming;
 mod time;
 mod verbs;
 
@@ -61,6 +62,8 @@ fn main() -> ExitCode {
         // PostgreSQL reads these exit codes in its own way.
         Verb::Wal(Wal::Fetch(ref args)) => runtime.block_on(verbs::wal_fetch::run(&cli, args)),
         Verb::Wal(Wal::Prefetch(ref args)) => runtime.block_on(verbs::wal_prefetch::run(&cli, args)),
+        // Ends in its own way when it is interrupted: it makes durable what it has.
+        Verb::Stream(ref args) => runtime.block_on(verbs::stream::run(&cli, args)),
         _ => runtime.block_on(interruptible(&cli)),
     };
     // Whatever a thread still does is of no more use to anybody.
@@ -110,6 +113,7 @@ async fn run(cli: &Cli) -> Result<Report, Failure> {
         Verb::Wal(Wal::Fetch(_) | Wal::Prefetch(_)) => {
             Err(Failure::new(ErrorKind::Failed, "the fetch hooks are not run as ordinary verbs"))
         }
+        Verb::Stream(_) => Err(Failure::new(ErrorKind::Failed, "streaming is not run as an ordinary verb")),
         Verb::Status(args) => verbs::status::run(&Context::load(config)?, args).await,
         Verb::List(args) => verbs::list::run(&Context::load(config)?, args).await,
         Verb::Plan(args) => verbs::plan::run(&Context::load(config)?, args).await,
@@ -160,6 +164,8 @@ impl Hook {
 fn start_log(cli: &Cli) {
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => "error",
+        // Of a service the log is all there is to see.
+        (_, 0) if matches!(cli.verb, Verb::Stream(_)) => "info",
         (_, 0) => "warn",
         (_, 1) => "info",
         _ => "debug",

@@ -3,9 +3,11 @@
 use chrono::{Local, Offset};
 use pitr_archive::SourceArchive;
 use pitr_core::{
-    BaseId, Bound, Catalog, Engine, ErrorKind, Gap, GapCause, LineageId, SegmentName, Target, TargetError,
+    BaseId, Bound, Catalog, Engine, ErrorKind, Gap, GapCause, Lineage, LineageId, SegmentName, Target, TargetError,
 };
-use pitr_plan::{Answer, Need, Plan, Planned, RefusalReport, Request, Zone, drive_async, explain_refusal};
+use pitr_plan::{
+    Answer, Need, Plan, Planned, RefusalReport, Request, Zone, drive_async, explain_refusal, next_commands,
+};
 
 use crate::cli::TargetArgs;
 use crate::engine::Product;
@@ -50,6 +52,9 @@ pub fn refuse_foreign_flags<E: Product>(given: &[&'static str]) -> Result<(), Fa
 /// Plans a request, and compares the chain under the plan with a real listing before it is shown.
 pub async fn plan<E: Product>(archive: &SourceArchive, request: &Request) -> Result<Box<Plan<E::Position>>, Failure> {
     let mut catalog = archive.catalog::<E>().await?;
+    if request.lineage.is_none() {
+        refuse_to_choose(archive).await?;
+    }
     // Each round can only add gaps, and there are no more gaps than spans.
     loop {
         let fulfil = async |need| fulfil::<E>(archive, &catalog, need).await;
@@ -60,10 +65,46 @@ pub async fn plan<E: Product>(archive: &SourceArchive, request: &Request) -> Res
         };
         let missing = archive.confirm::<E>(&plan.chain.log).await?;
         if missing.is_empty() {
+            expect_side_files::<E>(archive, &catalog, &plan).await?;
             return Ok(plan);
         }
         note_missing::<E>(archive, &mut catalog, &plan, &missing).await?;
     }
+}
+
+/// Which history is the newest cannot be said while one of them has lost its record.
+async fn refuse_to_choose(archive: &SourceArchive) -> Result<(), Failure> {
+    let Some(lineage) = archive.unregistered().await?.into_iter().next() else { return Ok(()) };
+    let source = archive.name().as_str();
+    let what = format!("the record of lineage {lineage} is missing from the archive, although its log is there");
+    Err(Failure::new(ErrorKind::Integrity, what)
+        .next(format!("pitr list {source}   # then name one with --lineage"))
+        .next("docs/runbooks/damaged-archive.md"))
+}
+
+/// A restore that goes through a lineage must not find out half-way that it cannot.
+async fn expect_side_files<E: Product>(
+    archive: &SourceArchive,
+    catalog: &Catalog<E::Position>,
+    plan: &Plan<E::Position>,
+) -> Result<(), Failure> {
+    for lineage in catalog.path(&plan.end.lineage).unwrap_or_default() {
+        if let Some(file) = missing_side_file::<E>(archive, lineage).await? {
+            return Err(Failure::new(ErrorKind::Integrity, format!("{file} is missing from the archive"))
+                .next(format!("pitr verify {}", archive.name().as_str())));
+        }
+    }
+    Ok(())
+}
+
+/// The key of the side file that a lineage needs and does not have.
+pub async fn missing_side_file<E: Product>(
+    archive: &SourceArchive,
+    lineage: &Lineage<E::Position>,
+) -> Result<Option<String>, Failure> {
+    let Some(file) = E::side_file(lineage) else { return Ok(None) };
+    let key = archive.layout().file(lineage.id.as_str(), &file)?;
+    Ok(archive.objects().header(&key).await?.is_none().then_some(key))
 }
 
 /// Answers what the planner needs to know: opens a roll-up, or has the engine scan a segment.
@@ -118,7 +159,7 @@ fn refused<E: Engine>(source: &str, refusal: &pitr_plan::Refusal<E::Position>) -
     failure.screen = Some(screen);
     // Only a copy for scripts: the refusal itself must be shown in any case.
     failure.data = serde_json::to_value(RefusalReport::from(refusal)).ok();
-    failure.next = refusal.nearest().map(|moment| format!("pitr plan {source} --to '{}'", moment.target)).collect();
+    failure.next = next_commands(refusal, source);
     failure.next.extend(refusal.hint());
     if failure.next.is_empty() {
         failure.next.push(format!("pitr status {source}"));

@@ -154,7 +154,8 @@ pub fn explain_refusal<E: Engine>(refusal: &Refusal<E::Position>, source: &str, 
     screen.out
 }
 
-fn next_commands<P: pitr_core::Position>(refusal: &Refusal<P>, source: &str) -> Vec<String> {
+/// The commands that lead on from a refusal, the likeliest first; none if nothing can be restored instead.
+pub fn next_commands<P: pitr_core::Position>(refusal: &Refusal<P>, source: &str) -> Vec<String> {
     let lineage = |lineage: &Option<_>| match lineage {
         Some(lineage) => format!(" --lineage {lineage}"),
         None => String::new(),

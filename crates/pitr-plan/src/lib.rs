@@ -71,7 +71,7 @@ mod text;
 mod walk;
 mod windows;
 
-pub use explain::{Zone, explain, explain_refusal};
+pub use explain::{Zone, explain, explain_refusal, next_commands};
 pub use plan::{Chain, End, Inversions, Lost, Plan, plan};
 pub use refusal::{Candidate, Moment, MomentReport, Reason, Refusal, RefusalReport};
 pub use report::{EventReport, PlanReport};

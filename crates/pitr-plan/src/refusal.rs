@@ -237,7 +237,6 @@ impl<P: Position> Classify for Refusal<P> {
             | Reason::BaseUnknown { .. }
             | Reason::BaseElsewhere { .. }
             | Reason::BeforeLatest
-            | Reason::Ambiguous { .. }
             | Reason::TargetInvalid(_) => ErrorKind::Usage,
             _ => ErrorKind::NotRecoverable,
         }

@@ -156,7 +156,7 @@ fn reports_serialize_with_the_exact_positions() {
     let report = serde_json::to_value(RefusalReport::from(&*refusal)).unwrap();
     assert_eq!(report["reason"], "crosses_gap");
     assert_eq!(report["gap"]["after"], "b1:600");
-    assert_eq!(shop.plan("name:twice", Bound::To).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(shop.plan("name:twice", Bound::To).unwrap_err().kind(), ErrorKind::NotRecoverable);
 }
 
 #[test]

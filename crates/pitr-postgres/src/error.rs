@@ -4,6 +4,7 @@ use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError}
 
 use crate::base::BaseError;
 use crate::connect::ConnectError;
+use crate::position::PgPosition;
 use crate::restore::RestoreError;
 use crate::server::ServerError;
 use crate::wal::WalError;
@@ -59,6 +60,14 @@ pub enum Error {
     /// A server of a version that is not supported.
     #[error("PostgreSQL {0} is not supported: 13 to 18 are")]
     UnsupportedServer(u32),
+    /// The server no longer has the log that was asked for.
+    #[error("the server no longer has the log from {at} on: {message}")]
+    LogRemoved {
+        /// Where the log was to go on.
+        at: PgPosition,
+        /// What the server says.
+        message: String,
+    },
     /// A position could not be read.
     #[error(transparent)]
     Position(#[from] ParsePositionError),
@@ -92,6 +101,7 @@ impl Classify for Error {
             Self::Server(error) => error.kind(),
             Self::Port(error) => error.kind(),
             Self::UnsupportedServer(_) => ErrorKind::Refused,
+            Self::LogRemoved { .. } => ErrorKind::Absent,
         }
     }
 
@@ -112,6 +122,10 @@ impl Classify for Error {
             Self::Restore(error) => error.hint(),
             Self::Server(error) => error.hint(),
             Self::Port(error) => error.hint(),
+            Self::LogRemoved { .. } => Some(
+                "a replication slot (slot = \"pitr\" in the source) keeps log for a stream that is away; wal_keep_size does so up to a limit"
+                    .to_owned(),
+            ),
             Self::Position(_) | Self::Name(_) | Self::UnsupportedServer(_) => None,
         }
     }

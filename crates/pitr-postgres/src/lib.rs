@@ -21,6 +21,7 @@
 //! - [`scan`]: the commits, named points and other events of a stretch of log, for targets and headers.
 //! - [`push`]: what a WAL file must fulfil before it is archived.
 //! - [`connect`], [`replication`]: the way to a server, for SQL and for the replication protocol.
+//! - [`stream`]: the log as it is written, byte for byte what [`push`] would archive.
 //! - [`base`]: a base backup into a sink; [`restore`] and [`server`]: back again, up to one exact position.
 //! - [`check`], [`grants`]: is the server set up, and which role does `pitr` need?
 //! - [`Postgres`]: the engine, as planner and archive see it.
@@ -38,9 +39,11 @@ pub mod position;
 pub mod push;
 pub mod replication;
 pub mod restore;
+mod run_dir;
 pub mod scan;
 pub mod segment;
 pub mod server;
+pub mod stream;
 pub mod wal;
 
 pub use engine::Postgres;

@@ -77,6 +77,19 @@ pub const NEWEST_MAJOR: u32 = 18;
 /// Longest silence in the middle of a base backup. A spread checkpoint comes before it and is not counted.
 pub const STREAM_SILENCE: Duration = Duration::from_secs(300);
 
+/// Messages of streamed log that wait to be archived; a server sends up to 128 KiB in each. While they are full, the
+/// server waits.
+pub const STREAM_MESSAGES: usize = 64;
+
+/// Longest time between two reports of what is durable; shorter where the server's `wal_sender_timeout` asks for it.
+pub const FEEDBACK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Shortest time between two reports that nothing has prompted.
+pub const MIN_FEEDBACK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Silence of a server that has been asked to answer, after which the stream's connection counts as lost.
+pub const REPLY_SILENCE: Duration = Duration::from_secs(60);
+
 /// Bytes of a page of a relation. A server built with another size has its pages checked by itself alone.
 pub const RELATION_PAGE: usize = 8192;
 
@@ -91,6 +104,12 @@ pub const MAX_LABEL: usize = 4 << 20;
 
 /// Directories that a restore keeps open at most.
 pub const MAX_OPEN_DIRECTORIES: usize = 128;
+
+/// Longest name of a Unix socket, in bytes.
+pub const MAX_SOCKET_PATH: usize = 107;
+
+/// Age from which the directory of a private server may be taken for one that a dead server left behind.
+pub const STALE_RUN_DIRECTORY: Duration = Duration::from_secs(86_400);
 
 /// How often a recovering server is asked how far it is.
 pub const RECOVERY_POLL: Duration = Duration::from_millis(200);

@@ -27,6 +27,8 @@ pub struct FileCheck {
     timeline: TimelineId,
     decoder: Decoder,
     slices: Vec<CheckedSlice>,
+    /// The slice that the next byte belongs to.
+    open: usize,
     fed: u64,
     /// Where the log of an unfinished file ends before its bytes do.
     ended: Option<String>,
@@ -86,7 +88,7 @@ impl FileCheck {
         }
         let slices = slices.into_iter().map(|slice| CheckedSlice::new(slice, partial)).collect();
         let decoder = Decoder::new(origin);
-        Ok(Self { file: file.to_owned(), log, partial, size, timeline, decoder, slices, fed: 0, ended: None })
+        Ok(Self { file: file.to_owned(), log, partial, size, timeline, decoder, slices, open: 0, fed: 0, ended: None })
     }
 
     /// Takes the next bytes of the file.
@@ -94,16 +96,41 @@ impl FileCheck {
     /// # Errors
     /// [`Error::Rejected`] with page, position and reason at the first damage, or where the log ends before the
     /// file does. In an unfinished (`.partial`) file both only mark the end of its log.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.digest(bytes);
-        let mut rest = bytes;
+    pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        let len = self.slice_len();
+        while !bytes.is_empty() {
+            // Slice by slice: what the header of one says does not depend on the bytes of the next.
+            let room = usize::try_from(len - self.fed % len).unwrap_or(usize::MAX);
+            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
+            self.digest(piece);
+            self.decode(piece)?;
+            if self.fed % len == 0 {
+                self.end_slice();
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Name and start of the slice that the next byte belongs to, and what its header would say if it ended
+    /// here; `None` after the last.
+    pub fn open_slice(&self) -> Option<(&Slice, Summary)> {
+        let open = self.slices.get(self.open)?;
+        Some((&open.slice, self.with_cut_off_record(open)))
+    }
+
+    /// The slices that are complete, in order.
+    pub fn complete_slices(&self) -> &[CheckedSlice] {
+        self.slices.get(..self.open).unwrap_or_default()
+    }
+
+    fn decode(&mut self, mut piece: &[u8]) -> Result<(), Error> {
         while self.ended.is_none() {
-            match self.decoder.step(&mut rest) {
+            match self.decoder.step(&mut piece) {
                 Ok(Step::Record(record)) => {
-                    let first = self.slices.first().map_or(record.lsn, |slice| slice.slice.start.lsn);
-                    let index = record.lsn.since(first) / self.slice_len();
-                    if let Some(slice) = self.slices.get_mut(index as usize) {
-                        slice.summary.add(&record);
+                    // One that began in an earlier slice was counted there, as one that is cut off.
+                    if let Some(open) = self.slices.get_mut(self.open).filter(|open| open.slice.start.lsn <= record.lsn) {
+                        open.summary.add(&record);
                     }
                 }
                 Ok(Step::NeedMore) => break,
@@ -137,7 +164,6 @@ impl FileCheck {
         let end = if self.partial {
             self.cut_to_valid_log()
         } else {
-            self.note_cut_off_record();
             self.decoder.position()
         };
         Ok(Checked {
@@ -155,18 +181,12 @@ impl FileCheck {
         self.slices.first().map_or(self.size.bytes(), |slice| slice.bytes)
     }
 
-    /// Remembers what each slice's bytes were, so that the same bytes are sealed that were checked.
-    fn digest(&mut self, mut bytes: &[u8]) {
-        let len = self.slice_len();
-        while !bytes.is_empty() {
-            let room = usize::try_from(len - self.fed % len).unwrap_or(usize::MAX);
-            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
-            if let Some(slice) = self.slices.get_mut((self.fed / len) as usize) {
-                slice.crc = crc32c::crc32c_append(slice.crc, piece);
-            }
-            self.fed += piece.len() as u64;
-            bytes = rest;
+    /// Remembers what the slice's bytes were, so that the same bytes are sealed that were checked.
+    fn digest(&mut self, piece: &[u8]) {
+        if let Some(open) = self.slices.get_mut(self.open) {
+            open.crc = crc32c::crc32c_append(open.crc, piece);
         }
+        self.fed += piece.len() as u64;
     }
 
     /// An unfinished file's log ends with its last whole record; slices after that hold nothing.
@@ -179,12 +199,26 @@ impl FileCheck {
         end
     }
 
-    /// The record that goes on in the next segment belongs to the slice in which it begins.
-    fn note_cut_off_record(&mut self) {
-        let Some((begin, kind)) = self.decoder.open_record() else { return };
-        if let Some(slice) = self.slices.iter_mut().rfind(|slice| slice.slice.start.lsn <= begin) {
-            slice.summary.add_cut_off(begin, kind);
+    fn end_slice(&mut self) {
+        if let Some(open) = self.slices.get(self.open) {
+            let summary = self.with_cut_off_record(open);
+            if let Some(open) = self.slices.get_mut(self.open) {
+                open.summary = summary;
+            }
         }
+        self.open += 1;
+    }
+
+    /// The summary of a slice, with the record that goes on behind it: it belongs to the slice in which it begins.
+    fn with_cut_off_record(&self, slice: &CheckedSlice) -> Summary {
+        let mut summary = slice.summary.clone();
+        match self.decoder.open_record() {
+            Some((begin, kind)) if slice.slice.start.lsn <= begin && self.ended.is_none() => {
+                summary.add_cut_off(begin, kind);
+            }
+            _ => {}
+        }
+        summary
     }
 
     fn unfinished(&self, reason: &str) -> Error {

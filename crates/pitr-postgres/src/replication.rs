@@ -27,7 +27,7 @@ pub struct SystemIdentity {
 
 /// A connection to a walsender.
 pub struct ReplicationClient {
-    wire: Wire,
+    pub(crate) wire: Wire,
     version_num: u32,
 }
 
@@ -159,14 +159,14 @@ impl ReplicationClient {
         Ok(Tablespace { oid, location, bytes: number(2)?.map(|kib| kib.saturating_mul(1024)) })
     }
 
-    fn odd(&self, command: &str, what: &str) -> ConnectError {
+    pub(crate) fn odd(&self, command: &str, what: &str) -> ConnectError {
         self.wire.protocol(format!("{command} is answered with {what}"))
     }
 }
 
 const BASE_BACKUP: &str = "BASE_BACKUP";
 
-fn text(row: &Row, column: usize) -> Option<&str> {
+pub(crate) fn text(row: &Row, column: usize) -> Option<&str> {
     row.get(column)?.as_deref().and_then(|value| std::str::from_utf8(value).ok())
 }
 

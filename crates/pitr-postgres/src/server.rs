@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::connect::{ConnectError, Settings, SqlClient, sql_client};
 use crate::error::Error;
 use crate::history::TimelineHistory;
 use crate::limits::{DEFAULT_PORT, LOG_TAIL, MAX_HISTORY_FILE, RECOVERY_POLL, SHUTDOWN_TIMEOUT};
-use crate::{Lsn, PgPosition, SegmentSize, TimelineId};
+use crate::{Lsn, PgPosition, SegmentSize, TimelineId, run_dir};
 
 /// How to run the server of a restored directory.
 #[derive(Debug, Clone, Default)]
@@ -200,7 +200,6 @@ fn version_of(text: &str) -> Option<u32> {
     version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-/// Ends recovery and waits until the server is on its own.
 /// Tables locked by replayed transactions that have neither committed nor been rolled back: a `DROP TABLE` locks its
 /// table well before its commit, which is where a restore to just before it stops.
 async fn locked_tables(sql: &SqlClient) -> Result<u64, ConnectError> {
@@ -210,6 +209,7 @@ async fn locked_tables(sql: &SqlClient) -> Result<u64, ConnectError> {
     Ok(u64::try_from(row.get::<_, i64>(0)).unwrap_or(0))
 }
 
+/// Ends recovery and waits until the server is on its own.
 async fn promote(sql: &SqlClient) -> Result<(), ConnectError> {
     const DOING: &str = "ending recovery";
     let in_recovery = "SELECT pg_is_in_recovery()";
@@ -243,9 +243,9 @@ impl PrivateServer {
             true => chown(path, Some(owner.uid()), Some(owner.gid())).map_err(io_error("set owner of", path)),
             false => Ok(()),
         };
-        let directory = private_directory()?;
+        let directory = run_dir::create(data).map_err(io_error("create a directory for the server of", data))?;
         give(&directory)?;
-        let rules = directory.join("pg_hba.conf");
+        let rules = directory.join(run_dir::RULES_FILE);
         fs::write(&rules, "local all all trust\n").map_err(io_error("write", &rules))?;
         give(&rules)?;
         let log_path = directory.join("log");
@@ -263,7 +263,7 @@ impl PrivateServer {
             format!("hba_file={}", rules.display()),
             format!("port={DEFAULT_PORT}"),
             "listen_addresses=".to_owned(),
-            format!("external_pid_file={}", directory.join("pid").display()),
+            format!("external_pid_file={}", directory.join(run_dir::PID_FILE).display()),
             "ssl=off".to_owned(),
             "archive_mode=off".to_owned(),
             "hot_standby=on".to_owned(),
@@ -413,21 +413,8 @@ impl Drop for PrivateServer {
             return;
         }
         self.signal(Signal::INT);
-        // Leftovers in the temporary directory do no harm, and there is nobody to tell.
+        // Leftovers do no harm, and there is nobody to tell.
         let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-/// A new directory that only its owner can enter. Short, since paths of sockets are limited to 107 bytes.
-fn private_directory() -> Result<PathBuf, ServerError> {
-    let mut tried = 0;
-    loop {
-        let path = std::env::temp_dir().join(format!("pitr-{}-{tried}", std::process::id()));
-        match fs::DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tried < 1000 => tried += 1,
-            Err(error) => return Err(io_error("create directory", &path)(error)),
-        }
     }
 }
 

@@ -104,11 +104,6 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Every file below a directory, by its name there.
-pub fn content(dir: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
-    files(dir)?.into_iter().map(|path| Ok((path.strip_prefix(dir)?.to_owned(), fs::read(&path)?))).collect()
-}
-
 /// The objects by the kind that their place tells.
 pub fn kinds(archive: &Path) -> Result<BTreeMap<&'static str, Vec<String>>> {
     let mut kinds: BTreeMap<&str, Vec<String>> = BTreeMap::new();

@@ -6,6 +6,7 @@ mod backup;
 mod check;
 mod restore;
 mod scan;
+pub mod stream;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
@@ -27,6 +28,17 @@ macro_rules! product {
         impl Product for $engine {
             const URL_EXAMPLE: &'static str = $example;
             const FLAGS: &'static [&'static str] = &["--target-url", "--listen", "--skip", "--bin-dir"];
+
+            type Upstream = stream::BinlogUpstream<Self>;
+
+            /// A binary log names its history by itself.
+            fn side_file(_: &Lineage<BinlogPosition>) -> Option<String> {
+                None
+            }
+
+            fn upstream(site: Site<'_>) -> Result<Self::Upstream, Failure> {
+                stream::BinlogUpstream::new(site)
+            }
 
             async fn scan(
                 _: &Lineage<BinlogPosition>,

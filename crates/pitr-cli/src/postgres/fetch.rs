@@ -5,8 +5,9 @@ use pitr_archive::SourceArchive;
 use pitr_core::{Catalog, ErrorKind, Lineage, LineageId, SegmentName};
 use pitr_postgres::engine::facts;
 use pitr_postgres::segment::{Slice, slices};
-use pitr_postgres::{Lsn, PgPosition, SegmentNumber, SegmentSize, TimelineId, WalFileName};
+use pitr_postgres::{Lsn, PgPosition, Postgres, SegmentNumber, SegmentSize, TimelineId, WalFileName};
 
+use crate::engine::Product;
 use crate::failure::Failure;
 
 /// What the archive says about a file that the server asks for.
@@ -56,7 +57,11 @@ impl Histories {
                 let size = segment_size(lineage)?;
                 self.segment(archive, lineage, timeline, log, partial, size).await
             }
-            WalFileName::History(_) => side_file(archive, lineage.id.as_str(), file).await,
+            WalFileName::History(_) => match side_file(archive, lineage.id.as_str(), file).await? {
+                // Stored before its lineage was registered, so it existed. The first timeline alone has none.
+                Answer::Absent if Postgres::side_file(lineage).is_some() => Err(lost(archive, file)),
+                found => Ok(found),
+            },
             WalFileName::Backup { .. } => {
                 let system_id = lineage.facts.get(facts::SYSTEM_ID).map(String::as_str).unwrap_or_default();
                 side_file(archive, &format!("backup-history-{system_id}"), file).await
@@ -97,43 +102,74 @@ impl Histories {
     ) -> Result<Answer, Failure> {
         let pieces = slices(timeline, log, partial, size)?;
         let Some(first) = pieces.first() else { return Ok(Answer::Absent) };
-        if let Some(file) = read_slices(archive, &lineage.id, &pieces).await? {
-            return Ok(Answer::File(file));
-        }
-        // The timeline was left in the middle of this segment: its log up to there is in the unfinished file.
+        let found = read_slices(archive, &lineage.id, &pieces).await?;
         let is_leaf = self.path.last().is_some_and(|leaf| leaf.id == lineage.id);
-        if self.chosen && is_leaf && !partial {
-            let unfinished = slices(timeline, log, true, size)?;
-            if let Some(file) = read_slices(archive, &lineage.id, &unfinished).await? {
-                return Ok(Answer::File(pad(file, size)));
+        let found = match found {
+            Some(file) if file.len() as u64 == size.bytes() => Some(file),
+            // The timeline was left in the middle of this segment: its log up to there is in the unfinished file.
+            open if self.chosen && is_leaf && !partial => {
+                let unfinished = slices(timeline, log, true, size)?;
+                longer(archive, &lineage.id, &unfinished, open).await?
             }
+            open => open,
+        };
+        let Some(file) = found else { return prove_absent(archive, lineage, first).await };
+        // Of an open segment a standby must not believe that it is the end, where later log proves a gap.
+        if (file.len() as u64) < size.bytes() && !self.chosen {
+            prove_absent(archive, lineage, first).await?;
         }
-        prove_absent(archive, lineage, first).await
+        Ok(Answer::File(pad(self.up_to_fork(lineage, first, file), size)))
+    }
+
+    /// What lies behind the fork at which the path leaves this lineage is no part of the recovery: a server that finds no
+    /// segment of the child would replay it all the same.
+    fn up_to_fork(&self, lineage: &Lineage<PgPosition>, first: &Slice, file: Bytes) -> Bytes {
+        let child = self.path.iter().skip_while(|hop| hop.id != lineage.id).nth(1);
+        let Some(fork) = child.and_then(|child| child.fork.as_ref()) else { return file };
+        let before = usize::try_from(fork.parent_at.lsn.since(first.start.lsn)).unwrap_or(usize::MAX);
+        if before == 0 { file } else { file.slice(..file.len().min(before)) }
     }
 }
 
-/// All slices of a file, joined; `None` if the first is absent. A later one that is absent is damage.
+/// All slices of a file as far as they go, joined: of an open file only its last one is short. `None` if it has none.
+/// One that is absent before another is damage.
 async fn read_slices(archive: &SourceArchive, lineage: &LineageId, pieces: &[Slice]) -> Result<Option<Bytes>, Failure> {
     let mut parts: Vec<Bytes> = Vec::with_capacity(pieces.len());
+    let mut short: Option<&Slice> = None;
     for piece in pieces {
-        match archive.segment(lineage, &piece.name).await? {
-            Some(bytes) => parts.push(bytes),
-            None if parts.is_empty() => return Ok(None),
-            None => return Err(hole(archive, &piece.name)),
+        match (archive.segment(lineage, &piece.name).await?, short) {
+            (Some(_), Some(missing)) => return Err(hole(archive, &missing.name)),
+            (Some(bytes), None) => {
+                short = ((bytes.len() as u64) < piece.len()).then_some(piece);
+                parts.push(bytes);
+            }
+            (None, _) => short = short.or(Some(piece)),
         }
     }
     Ok(match parts.as_slice() {
+        [] => None,
         [whole] => Some(whole.clone()),
-        _ => Some(
-            parts
-                .into_iter()
-                .fold(BytesMut::new(), |mut file, part| {
-                    file.extend_from_slice(&part);
-                    file
-                })
-                .freeze(),
-        ),
+        _ => Some(Bytes::from(parts.concat())),
     })
+}
+
+/// The unfinished file that the server archived, or the tails of the same segment: whichever has more log.
+async fn longer(
+    archive: &SourceArchive,
+    lineage: &LineageId,
+    unfinished: &[Slice],
+    open: Option<Bytes>,
+) -> Result<Option<Bytes>, Failure> {
+    let Some(file) = read_slices(archive, lineage, unfinished).await? else { return Ok(open) };
+    let Some(open) = open else { return Ok(Some(file)) };
+    // The file is stored with all its bytes, and its header says how many of them are log.
+    let mut log = 0;
+    for slice in unfinished {
+        if let Some(span) = archive.segment_span::<PgPosition>(lineage, &slice.name).await? {
+            log = slice.offset + span.end.lsn.since(slice.start.lsn);
+        }
+    }
+    Ok(Some(if open.len() as u64 > log { open } else { file }))
 }
 
 /// Absent is the end of the log only if nothing later exists. Before the fork, the parent has it.
@@ -163,6 +199,13 @@ fn hole(archive: &SourceArchive, name: &SegmentName) -> Failure {
     )
     .next(format!("pitr status {source}"))
     .next(format!("push the segment again from any machine that has it: pitr wal push --source {source} PATH"))
+}
+
+fn lost(archive: &SourceArchive, file: &WalFileName) -> Failure {
+    let source = archive.name().as_str();
+    let what = format!("{file} is missing from the archive, although its lineage is registered");
+    Failure::new(ErrorKind::Integrity, what)
+        .next(format!("push it again from any machine that has it: pitr wal push --source {source} PATH"))
 }
 
 async fn side_file(archive: &SourceArchive, namespace: &str, file: &WalFileName) -> Result<Answer, Failure> {

@@ -60,14 +60,15 @@ pub async fn of_history(archive: &SourceArchive, writer: Writer, bytes: &[u8]) -
     let parsed = TimelineHistory::parse(writer.timeline, bytes)?;
     let id = history::lineage_id(writer.system_id, writer.timeline, Some(bytes), digest)?;
     let known = known(archive, writer).await?;
+    // Before the lineage: of a registered one the history is always there.
+    let name = WalFileName::History(writer.timeline).to_string();
+    archive.put_file(id.as_str(), &name, &Facts::new(), Bytes::copy_from_slice(bytes)).await?;
     if !known.contains(&id) {
         let fork = history::fork(writer.system_id, &parsed, digest)?;
         // Archiving may have begun after the fork: then this history starts by itself, as far as we know.
         let fork = known.contains(&fork.parent).then_some(fork);
         register(archive, &id, fork.as_ref(), writer).await?;
     }
-    let name = WalFileName::History(writer.timeline).to_string();
-    archive.put_file(id.as_str(), &name, &Facts::new(), Bytes::copy_from_slice(bytes)).await?;
     Ok(id)
 }
 

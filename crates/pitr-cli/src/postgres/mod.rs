@@ -1,21 +1,26 @@
 //! What only PostgreSQL needs: which lineage a file belongs to, where the bytes of a WAL file are, and its part of
 //! the verbs that all engines have.
 
+mod access;
 mod backup;
 mod check;
 pub mod fetch;
 pub mod lineage;
 mod restore;
+mod resume;
 mod scan;
 pub mod spool;
+pub mod stream;
+pub mod watch;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::BaseWriter;
 use pitr_core::{Finding, Lineage, Scan, Span};
 use pitr_postgres::connect::{Password, Settings};
+use pitr_postgres::engine::facts;
 use pitr_postgres::grants::{GrantOptions, role_script};
-use pitr_postgres::{PgPosition, Postgres};
+use pitr_postgres::{PgPosition, Postgres, TimelineId, WalFileName};
 
 use crate::cli::{Backup, Grants};
 use crate::engine::{Product, RestoreJob, Restored, Site, Taken};
@@ -26,6 +31,12 @@ impl Product for Postgres {
     const URL_EXAMPLE: &'static str = "postgresql://pitr@db1/postgres?sslmode=verify-full";
     const FLAGS: &'static [&'static str] =
         &["--spread-checkpoint", "--max-rate", "--tablespace", "--start", "--bin-dir", "--promote", "--prefetch"];
+
+    fn side_file(lineage: &Lineage<PgPosition>) -> Option<String> {
+        // Every timeline but the first has a history, and a server that goes through it asks for that.
+        let timeline = lineage.facts.get(facts::TIMELINE)?.parse().map(TimelineId).ok()?;
+        (timeline > TimelineId::FIRST).then(|| WalFileName::History(timeline).to_string())
+    }
 
     async fn scan(
         lineage: &Lineage<PgPosition>,
@@ -51,6 +62,12 @@ impl Product for Postgres {
         progress: &ProgressBar,
     ) -> Result<Taken<PgPosition>, Failure> {
         backup::backup(site, archive, args, into, progress).await
+    }
+
+    type Upstream = stream::PgUpstream;
+
+    fn upstream(site: Site<'_>) -> Result<stream::PgUpstream, Failure> {
+        stream::PgUpstream::new(site)
     }
 
     async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<PgPosition>, Failure> {

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pitr_core::ErrorKind;
-use pitr_postgres::restore::{PgRestore, RestoreCommand, RestoreOptions, RestoreReport};
+use pitr_postgres::restore::{PgRestore, RestoreCommand, RestoreOptions, RestoreReport, SPOOL};
 use pitr_postgres::server::{Reached, StartOptions};
 use pitr_postgres::{PgPosition, Postgres};
 use serde_json::{Map, Value, json};
@@ -16,6 +15,7 @@ use crate::engine::{Destination, RestoreJob, Restored};
 use crate::failure::Failure;
 use crate::limits::PREFETCH_SEGMENTS;
 use crate::planning::describe;
+use crate::postgres::access;
 use crate::report::Warning;
 use crate::time;
 
@@ -29,8 +29,11 @@ pub async fn restore(job: RestoreJob<'_, Postgres>) -> Result<Restored<PgPositio
         return Err(Failure::new(ErrorKind::Usage, "--bin-dir says what --start starts, which is not given"));
     }
     let tablespaces = args.tablespace.iter().map(|text| tablespace(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
-    let spool = spool_beside(into)?;
+    access::check(job.site.context, into, args.start)?;
+    make_parent(into)?;
+    let spool = into.join(SPOOL);
     let mut options = RestoreOptions::new(into, restore_command(&job, &spool)?);
+    options.spool = Some(spool);
     options.tablespaces = tablespaces;
     options.start = args.start.then(|| StartOptions {
         bin_dir: args.bin_dir.clone(),
@@ -40,10 +43,7 @@ pub async fn restore(job: RestoreJob<'_, Postgres>) -> Result<Restored<PgPositio
         ..StartOptions::default()
     });
     let report = PgRestore::new(options).run(&job.recovery, job.archive).await?;
-    if args.promote {
-        forget_spool(&spool);
-    }
-    Ok(done(&report, &job.recovery.cut))
+    Ok(done(&report, &job.recovery.cut, args.promote))
 }
 
 /// What the restored server runs for each file: this program, with everything it needs by absolute name.
@@ -75,29 +75,11 @@ fn restore_command(job: &RestoreJob<'_, Postgres>, spool: &Path) -> Result<Resto
     Ok(RestoreCommand { program, arguments })
 }
 
-/// A directory beside the restored one, so that prefetched segments are renamed into place, never copied.
-fn spool_beside(into: &Path) -> Result<PathBuf, Failure> {
-    let mut name = into.as_os_str().to_owned();
-    name.push(".pitr-spool");
-    let spool = PathBuf::from(name);
-    let failed =
-        |error: std::io::Error| Failure::new(ErrorKind::Failed, format!("cannot make {}: {error}", spool.display()));
+/// Makes the directory above the restored one, if that is missing.
+fn make_parent(into: &Path) -> Result<(), Failure> {
     let parent = into.parent().unwrap_or(into);
-    fs::create_dir_all(parent).map_err(failed)?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&spool).map_err(failed)?;
-    // Root gives it to whom the restored files will belong: the server runs the hook.
-    let like = fs::metadata(if into.exists() { into } else { parent }).map_err(failed)?;
-    if rustix::process::geteuid().is_root() && like.uid() != 0 {
-        std::os::unix::fs::chown(&spool, Some(like.uid()), Some(like.gid())).map_err(failed)?;
-    }
-    Ok(spool)
-}
-
-/// What stays there costs space and nothing else.
-fn forget_spool(spool: &Path) {
-    if let Err(error) = fs::remove_dir_all(spool) {
-        tracing::warn!(%error, spool = %spool.display(), "could not remove the spool; it can be deleted");
-    }
+    fs::create_dir_all(parent)
+        .map_err(|error| Failure::new(ErrorKind::Failed, format!("cannot make {}: {error}", parent.display())))
 }
 
 fn tablespace(text: &str) -> Result<(u32, PathBuf), Failure> {
@@ -108,7 +90,7 @@ fn tablespace(text: &str) -> Result<(u32, PathBuf), Failure> {
     })
 }
 
-fn done(report: &RestoreReport, planned: &PgPosition) -> Restored<PgPosition> {
+fn done(report: &RestoreReport, planned: &PgPosition, promoted: bool) -> Restored<PgPosition> {
     let directory = report.directory.display();
     let mut what = format!("into {directory}: {} files, {}", report.files, time::bytes(report.bytes));
     what.push_str(if report.resumed { ", going on where an interrupted restore had stopped.\n" } else { ".\n" });
@@ -120,14 +102,19 @@ fn done(report: &RestoreReport, planned: &PgPosition) -> Restored<PgPosition> {
         Some(reached) => {
             if let Some((socket, port)) = &reached.socket {
                 next.push(format!("psql -h {} -p {port} postgres", socket.display()));
-                next.push(
+                next.extend((!promoted).then(|| {
                     "SELECT pg_wal_replay_resume();   -- in psql: ends the recovery, the server becomes writable"
-                        .to_owned(),
-                );
+                        .to_owned()
+                }));
             }
             next.push(format!("pg_ctl -D {directory} stop"));
             let at = describe::<Postgres>(&reached.position);
-            format!("The server stopped at {at}, as planned. It is read-only and archives nothing.\n")
+            match promoted {
+                false => format!("The server stopped at {at}, as planned. It is read-only and archives nothing.\n"),
+                true => format!(
+                    "The server stopped at {at}, as planned, and ended its recovery: it is writable, on a new timeline, and archives nothing.\n"
+                ),
+            }
         }
         None => {
             next.push(format!("pg_ctl -D {directory} start"));

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter, BaseWritten};
+use pitr_archive::{SourceArchive, Store, leftovers};
 use pitr_core::{LineageId, Position};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
@@ -12,7 +12,7 @@ use crate::cli::Backup;
 use crate::context::{Context, Purpose};
 use crate::engine::{Product, Site, by_engine};
 use crate::failure::{During, Failure};
-use crate::limits::{WAIT_FOR_LOG_MAX_POLL, WAIT_FOR_LOG_POLL};
+use crate::limits::{LEFTOVER_AGE, WAIT_FOR_LOG_MAX_POLL, WAIT_FOR_LOG_POLL};
 use crate::planning::{describe, refuse_foreign_flags};
 use crate::report::{Report, Warning};
 use crate::{progress, time};
@@ -34,6 +34,7 @@ async fn backup<E: Product>(site: Site<'_>, args: &Backup, quiet: bool) -> Resul
     // Last: from here on the base exists.
     let written = writer.commit(taken.record).await.during("storing the base")?;
     bar.finish_and_clear();
+    sweep(archive.objects().store()).await;
 
     let mut report = describe_base::<E>(name, &written, &taken.content, taken.data);
     report.warnings = taken.warnings;
@@ -42,6 +43,15 @@ async fn backup<E: Product>(site: Site<'_>, args: &Backup, quiet: bool) -> Resul
         report.warnings.push(log_missing::<E>(name, &written.base.consistent));
     }
     Ok(report)
+}
+
+/// What killed writers left in a local archive. It only costs space: failing to remove it is no failure of the backup.
+async fn sweep(store: &Store) {
+    match leftovers::sweep(store, LEFTOVER_AGE).await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!(removed, "removed temporary files that killed writers had left in the archive"),
+        Err(error) => tracing::warn!(%error, "cannot remove what killed writers left in the archive"),
+    }
 }
 
 /// Until the log up to its end is archived, a base cannot become consistent. False if that takes too long: the base is

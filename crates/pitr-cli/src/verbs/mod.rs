@@ -10,6 +10,7 @@ pub mod list;
 pub mod plan;
 pub mod restore;
 pub mod status;
+pub mod stream;
 pub mod verify;
 pub mod wal_fetch;
 pub mod wal_prefetch;

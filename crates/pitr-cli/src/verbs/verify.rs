@@ -3,15 +3,16 @@
 use futures::StreamExt;
 use pitr_archive::layout::KEYS;
 use pitr_archive::{Archive, SourceArchive, base};
-use pitr_core::{BaseId, Classify, Engine, ErrorKind};
+use pitr_core::{BaseId, Classify, ErrorKind};
 use pitr_plan::gaps;
 use serde_json::{Value, json};
 
 use crate::cli::Verify;
 use crate::context::{Context, Purpose};
-use crate::engine::{Site, by_engine};
+use crate::engine::{Product, Site, by_engine};
 use crate::failure::Failure;
 use crate::limits::{SHOWN_DAMAGES, VERIFY_CONCURRENCY};
+use crate::planning::missing_side_file;
 use crate::report::{Report, Warning};
 use crate::verbs::status::gap_text;
 use crate::{progress, time};
@@ -51,7 +52,7 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
             read_objects(&source, &mut findings, quiet).await?;
             read_bases(&source, &mut findings).await?;
         }
-        by_engine!(site.source.engine, E => read_gaps::<E>(&source, &mut findings).await?);
+        by_engine!(site.source.engine, E => read_catalog::<E>(&source, &mut findings).await?);
         damaged += findings.damaged.len();
         text.push_str(&findings.text(name, args.quick));
         data.push(findings.data(name));
@@ -72,9 +73,21 @@ pub async fn run(context: &Context, args: &Verify, quiet: bool) -> Result<Report
     Ok(report)
 }
 
-async fn read_gaps<E: Engine>(source: &SourceArchive, findings: &mut Findings) -> Result<(), Failure> {
+/// What the listing tells as a whole: gaps, and what a lineage needs besides its log.
+async fn read_catalog<E: Product>(source: &SourceArchive, findings: &mut Findings) -> Result<(), Failure> {
     match source.catalog::<E>().await {
-        Ok(catalog) => findings.gaps = gaps::<E>(&catalog).iter().map(gap_text::<E>).collect(),
+        Ok(catalog) => {
+            for lineage in source.unregistered().await? {
+                let what = format!("the record of lineage {lineage} is missing, although its log is there");
+                findings.add(&source.layout().log(&lineage), &what);
+            }
+            for lineage in &catalog.lineages {
+                if let Some(key) = missing_side_file::<E>(source, lineage).await? {
+                    findings.add(&key, "missing: without it nothing of its lineage can be restored");
+                }
+            }
+            findings.gaps = gaps::<E>(&catalog).iter().map(gap_text::<E>).collect();
+        }
         // Damage that is named already: what else was found must still be told.
         Err(error) if error.kind() == ErrorKind::Integrity && !findings.damaged.is_empty() => {}
         Err(error) => return Err(Failure::from(error)),

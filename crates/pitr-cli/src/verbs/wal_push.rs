@@ -24,12 +24,7 @@ pub async fn run(context: &Context, args: &WalPush) -> Result<Report, Failure> {
     let (name, _) = context.config.source_of(EngineKind::Postgres, args.source.as_deref())?;
     let file = file_name(&args.path)?;
     let archive = context.source(name, Purpose::Write).await?;
-    let pushed = match file {
-        WalFileName::Segment { .. } => push_segment(&archive, &args.path, &file.to_string()).await,
-        WalFileName::History(timeline) => push_history(&archive, &args.path, timeline).await,
-        WalFileName::Backup { .. } => push_backup_history(&archive, &args.path, &file.to_string()).await,
-    };
-    let stored = pushed.during(format!("wal push {file} of {name}"))?;
+    let stored = push(&archive, &args.path).await.during(format!("wal push {file} of {name}"))?;
     tracing::info!(%file, source = name, stored_bytes = stored, "stored");
     Ok(Report::new(
         "pitr.wal_push/1",
@@ -37,6 +32,16 @@ pub async fn run(context: &Context, args: &WalPush) -> Result<Report, Failure> {
         // Text would end up in the server's log, once per segment.
         "",
     ))
+}
+
+/// Checks a file of a server's WAL directory and stores it. `None` if all of it was stored before.
+pub async fn push(archive: &SourceArchive, path: &Path) -> Result<Option<u64>, Failure> {
+    let file = file_name(path)?;
+    match file {
+        WalFileName::Segment { .. } => push_segment(archive, path, &file.to_string()).await,
+        WalFileName::History(timeline) => push_history(archive, path, timeline).await,
+        WalFileName::Backup { .. } => push_backup_history(archive, path, &file.to_string()).await,
+    }
 }
 
 /// Checks a segment and stores it, in slices if it is large. `None` if all of it was stored before.

@@ -8,7 +8,6 @@ use postgres_protocol::message::backend::{AuthenticationSaslBody, Message};
 use postgres_protocol::message::frontend;
 
 use super::{ConnectError, Settings};
-use crate::limits::APPLICATION_NAME;
 
 /// One login. SCRAM is bound to the TLS connection where the server offers that.
 pub(super) struct Login<'a> {
@@ -37,7 +36,7 @@ impl<'a> Login<'a> {
         let parameters = [
             ("user", self.settings.user.as_str()),
             ("replication", "true"),
-            ("application_name", APPLICATION_NAME),
+            ("application_name", self.settings.application_name.as_str()),
             ("client_encoding", "UTF8"),
         ];
         frontend::startup_message(parameters, out).map_err(|error| self.refused(error.to_string()))

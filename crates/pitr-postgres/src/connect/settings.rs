@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::ConnectError;
-use crate::limits::DEFAULT_PORT;
+use crate::limits::{APPLICATION_NAME, DEFAULT_PORT};
 
 /// A password. Its `Debug` shows nothing, and it has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Settings {
     pub user: String,
     /// The database for ordinary SQL; a walsender has none.
     pub database: String,
+    /// What `pg_stat_activity` shows of us, and `synchronous_standby_names` may name.
+    pub application_name: String,
     /// What TLS has to prove.
     pub tls: TlsMode,
     /// PEM file with trusted authorities; the system's where `None`.
@@ -75,8 +77,8 @@ impl Settings {
     /// Reads `postgresql://user@host:port/database?sslmode=…`.
     ///
     /// A socket directory is given as `?host=/run/postgresql` or percent-encoded in the host's place.
-    /// Parameters: `host`, `port`, `user`, `dbname`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`. A password in
-    /// the URL is refused, since URLs end up in process lists and logs; so is any other parameter.
+    /// Parameters: `host`, `port`, `user`, `dbname`, `application_name`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`. A
+    /// password in the URL is refused, since URLs end up in process lists and logs; so is any other parameter.
     pub fn parse(url: &str) -> Result<Self, ConnectError> {
         let rest = url
             .strip_prefix("postgresql://")
@@ -107,6 +109,7 @@ impl Settings {
         }
         let database = given.take("dbname").map_or_else(|| decode(database), Ok)?;
         let database = if database.is_empty() { "postgres".to_owned() } else { database };
+        let application_name = given.take("application_name").unwrap_or_else(|| APPLICATION_NAME.to_owned());
         let tls = tls_mode(given.take("sslmode").as_deref(), &host)?;
         let root_certificates = given.take("sslrootcert").filter(|path| path != "system").map(PathBuf::from);
         let client_certificate = match (given.take("sslcert"), given.take("sslkey")) {
@@ -115,7 +118,17 @@ impl Settings {
             _ => return Err(bad("sslcert and sslkey go together")),
         };
         given.refuse_the_rest()?;
-        Ok(Self { host, port, user, database, tls, root_certificates, client_certificate, password: None })
+        Ok(Self {
+            host,
+            port,
+            user,
+            database,
+            application_name,
+            tls,
+            root_certificates,
+            client_certificate,
+            password: None,
+        })
     }
 
     /// Settings for a socket directory on this machine.
@@ -125,6 +138,7 @@ impl Settings {
             port,
             user: user.into(),
             database: "postgres".to_owned(),
+            application_name: APPLICATION_NAME.to_owned(),
             tls: TlsMode::Disable,
             root_certificates: None,
             client_certificate: None,

@@ -8,7 +8,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::dial::{dial, timed_out};
 use super::{ConnectError, ServerMessage, Settings};
-use crate::limits::{APPLICATION_NAME, CONNECT_TIMEOUT};
+use crate::limits::CONNECT_TIMEOUT;
 
 /// A client for ordinary SQL; closes its connection when dropped.
 pub struct SqlClient {
@@ -39,7 +39,7 @@ pub async fn sql_client(settings: &Settings) -> Result<SqlClient, ConnectError> 
     let stream = dial(settings).await?;
     let private = stream.is_private();
     let mut config = tokio_postgres::Config::new();
-    config.user(&settings.user).dbname(&settings.database).application_name(APPLICATION_NAME);
+    config.user(&settings.user).dbname(&settings.database).application_name(&settings.application_name);
     config.ssl_mode(SslMode::Disable);
     if let Some(password) = &settings.password {
         config.password(password.expose());

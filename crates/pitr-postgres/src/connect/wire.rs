@@ -41,6 +41,8 @@ pub struct Wire {
     outgoing: BytesMut,
     parameters: BTreeMap<String, String>,
     notices: Vec<ServerMessage>,
+    /// An error of the server, until it is ready for the next question.
+    failed: Option<ServerMessage>,
 }
 
 impl Wire {
@@ -53,6 +55,7 @@ impl Wire {
             outgoing: BytesMut::new(),
             parameters: BTreeMap::new(),
             notices: Vec::new(),
+            failed: None,
         };
         let limit = wire.limit("logging in", CONNECT_TIMEOUT);
         tokio::time::timeout(CONNECT_TIMEOUT, wire.log_in()).await.map_err(|_| limit)??;
@@ -98,16 +101,22 @@ impl Wire {
     /// The next message of the answer to `doing`.
     ///
     /// Notices are set aside. An error is returned once the server is ready for the next question, so the
-    /// connection stays usable; a fatal one ends it.
+    /// connection stays usable; a fatal one ends it. Cancel-safe: what was received is not lost.
     pub async fn receive(&mut self, doing: &str) -> Result<Incoming, ConnectError> {
         loop {
+            if self.failed.is_some() {
+                self.wait_until_ready().await?;
+            }
+            if let Some(message) = self.failed.take() {
+                return Err(ConnectError::Server { doing: doing.to_owned(), message });
+            }
             match self.next().await? {
                 Incoming::Message(Message::ErrorResponse(body)) => {
                     let message = self.server_message(body.fields())?;
-                    if message.severity == "ERROR" {
-                        self.wait_until_ready().await?;
+                    if message.severity != "ERROR" {
+                        return Err(ConnectError::Server { doing: doing.to_owned(), message });
                     }
-                    return Err(ConnectError::Server { doing: doing.to_owned(), message });
+                    self.failed = Some(message);
                 }
                 Incoming::Message(Message::NoticeResponse(body)) => {
                     let notice = self.server_message(body.fields())?;
@@ -125,6 +134,19 @@ impl Wire {
                 other => return Ok(other),
             }
         }
+    }
+
+    /// Sends bytes to the server while both sides copy.
+    pub async fn send_copy_data(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        let message = frontend::CopyData::new(bytes).map_err(|error| self.protocol(error.to_string()))?;
+        message.write(&mut self.outgoing);
+        self.flush().await
+    }
+
+    /// Ends our side of a copy.
+    pub async fn send_copy_done(&mut self) -> Result<(), ConnectError> {
+        frontend::copy_done(&mut self.outgoing);
+        self.flush().await
     }
 
     /// The columns of a row, in text form.

@@ -1,7 +1,7 @@
 //! The settings with which a restored server starts: recovery to one exact position, and nothing that does harm.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pitr_core::ports::{Recovery, Stop};
 
@@ -91,6 +91,8 @@ pub struct RecoverySettings<'a> {
     pub recovery: &'a Recovery<PgPosition>,
     /// How the server gets the log.
     pub command: &'a RestoreCommand,
+    /// What the server removes once its recovery has ended.
+    pub spool: Option<&'a Path>,
     /// Addresses to listen on; what the source says where `None`.
     pub listen_addresses: Option<&'a str>,
     /// `postgresql.conf` of the source, if it was in the data directory.
@@ -124,15 +126,12 @@ impl RecoverySettings<'_> {
         };
         set("archive_mode", "off")?;
         set("hot_standby", "on")?;
-        for name in [
-            "primary_conninfo",
-            "primary_slot_name",
-            "synchronous_standby_names",
-            "archive_cleanup_command",
-            "recovery_end_command",
-        ] {
+        for name in ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", "archive_cleanup_command"] {
             set(name, "")?;
         }
+        // A program that every machine has: a command that cannot be found would keep the server from opening.
+        let forget = self.spool.map(|spool| format!("rm -rf -- {}", shell_word(&spool.to_string_lossy())));
+        set("recovery_end_command", &forget.unwrap_or_default())?;
         set("recovery_min_apply_delay", "0")?;
         if let Some(addresses) = self.listen_addresses {
             set("listen_addresses", addresses)?;

@@ -26,6 +26,7 @@ fn auto_conf(stop: Stop<PgPosition>, conf: Option<&str>, auto_conf: &str) -> Str
     RecoverySettings {
         recovery: &recovery,
         command: &command,
+        spool: Some(Path::new("/srv/it's/pitr.spool")),
         listen_addresses: None,
         conf,
         auto_conf,
@@ -57,6 +58,14 @@ fn the_command_survives_the_shell_and_the_configuration_file() {
     let expected = r#"restore_command = '''/opt/it''\\''''s/pitr'' --config ''/etc/a b%%c.toml'' wal fetch "%f" "%p"'"#;
     assert!(text.lines().any(|line| line == expected), "{text}");
     assert!(quoted("a\nb").is_err());
+}
+
+#[test]
+fn the_server_itself_removes_the_spool_once_its_recovery_has_ended() {
+    let text = auto_conf(Stop::Before("2:0/5000028".parse().unwrap()), None, "recovery_end_command = 'mail'\n");
+    let expected = r#"recovery_end_command = 'rm -rf -- ''/srv/it''\\''''s/pitr.spool'''"#;
+    let set: Vec<_> = text.lines().filter(|line| line.starts_with("recovery_end_command")).collect();
+    assert_eq!(set, [expected], "{text}");
 }
 
 #[test]

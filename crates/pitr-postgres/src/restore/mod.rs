@@ -28,7 +28,12 @@ use crate::PgPosition;
 use crate::base::{BackupLabel, MANIFEST, SourceSettings, TablespaceMap};
 use crate::engine::Postgres;
 use crate::error::Error;
+use crate::run_dir;
 use crate::server::{Reached, StartOptions, recover};
+
+/// Name of a spool that lies inside the data directory, on the same file system and gone with it. A base that holds one is
+/// restored without it.
+pub const SPOOL: &str = "pitr.spool";
 
 /// How to restore.
 #[derive(Debug, Clone)]
@@ -37,6 +42,8 @@ pub struct RestoreOptions {
     pub into: PathBuf,
     /// How the restored server gets the log.
     pub command: RestoreCommand,
+    /// A directory that the command uses as long as the recovery lasts: the server removes it at its end.
+    pub spool: Option<PathBuf>,
     /// Where single tablespaces go, by oid.
     pub tablespaces: BTreeMap<u32, PathBuf>,
     /// Where the other tablespaces go, each into a directory named by its oid; `INTO.tablespaces` where `None`.
@@ -55,6 +62,7 @@ impl RestoreOptions {
         Self {
             into: into.into(),
             command,
+            spool: None,
             tablespaces: BTreeMap::new(),
             tablespaces_below: None,
             owner: None,
@@ -195,6 +203,7 @@ impl PgRestore {
         let settings = RecoverySettings {
             recovery,
             command: &self.options.command,
+            spool: self.options.spool.as_deref(),
             listen_addresses: self.options.listen_addresses.as_deref(),
             conf: base.conf.as_deref(),
             auto_conf: &base.auto_conf,
@@ -297,7 +306,11 @@ fn bad(path: &str, what: &str) -> RestoreError {
 /// True for parts that go to disk as they are in the base.
 fn is_laid_down(path: &str) -> bool {
     let ours = path.starts_with("base/") || path.starts_with("ts/") || path == MANIFEST;
-    ours && !WITHHELD.contains(&path)
+    let of_another_restore = [SPOOL, run_dir::NAME].iter().any(|name| {
+        let inside = path.strip_prefix("base/").and_then(|path| path.strip_prefix(name));
+        inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    ours && !of_another_restore && !WITHHELD.contains(&path)
 }
 
 /// What makes two restores the same restore: an interrupted one may only be gone on with by itself.

@@ -1,0 +1,235 @@
+//! One connection: chunks in, sealed segments and tails out, the durable position back.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesOrdered, StreamExt};
+use pitr_archive::{SourceArchive, Tail};
+use pitr_core::ports::{Cut, LogChunk, LogStream, SealedSegment, SegmentStart};
+use pitr_core::{Engine, ErrorKind, LineageId};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use super::{Pace, Pulse, Stop, stopped};
+use crate::failure::{During, Failure};
+use crate::limits::{MAX_SEGMENT_BYTES, PULSE_INTERVAL, SEGMENTS_IN_FLIGHT};
+
+type PositionOf<S> = <<S as LogStream>::Engine as Engine>::Position;
+
+/// How a connection ended, other than by a fault.
+#[derive(Debug)]
+pub enum End {
+    /// The lineage ended; another one follows.
+    Lineage,
+    /// The source no longer has the log that comes next.
+    Removed(Failure),
+    /// The service is to end.
+    Stopped,
+}
+
+/// Moves the log of one connection into the archive.
+///
+/// Uploads finish in the order of the log, so what is published as durable never has a hole before it.
+pub struct Pump<'a, S: LogStream> {
+    stream: S,
+    archive: &'a SourceArchive,
+    pace: Pace,
+    pulse: &'a Pulse,
+    durable: &'a watch::Sender<Option<PositionOf<S>>>,
+    open: Open,
+    uploads: FuturesOrdered<BoxFuture<'static, Result<PositionOf<S>, Failure>>>,
+    /// Group of the last sealed segment.
+    group: Option<String>,
+}
+
+/// The bytes of the open segment.
+struct Open {
+    bytes: BytesMut,
+    /// How many of them are durable, or on their way.
+    flushed: usize,
+    /// When the first of them came.
+    since: Instant,
+    /// When some were last sent on their way.
+    last_flush: Option<Instant>,
+    /// Whether the segment may end here.
+    may_cut: bool,
+}
+
+impl<'a, S: LogStream> Pump<'a, S> {
+    /// A pump for a stream that has just begun. What becomes durable is sent into `durable`.
+    pub fn new(
+        stream: S,
+        archive: &'a SourceArchive,
+        pace: Pace,
+        pulse: &'a Pulse,
+        durable: &'a watch::Sender<Option<PositionOf<S>>>,
+    ) -> Self {
+        let open = Open { bytes: BytesMut::new(), flushed: 0, since: Instant::now(), last_flush: None, may_cut: false };
+        Self { stream, archive, pace, pulse, durable, open, uploads: FuturesOrdered::new(), group: None }
+    }
+
+    /// Runs until the lineage ends, the service is to end, or something fails. Whatever was received by then is made
+    /// durable first, unless it is the archive that fails.
+    pub async fn run(mut self, stop: &mut Stop) -> Result<End, Failure> {
+        let mut ending: Option<Result<End, Failure>> = None;
+        let mut ticks = interval(PULSE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            if ending.is_some() && self.uploads.is_empty() && !self.flush()? {
+                return ending.unwrap_or(Ok(End::Stopped));
+            }
+            let (flush_at, cut_at) = (self.flush_at(), self.cut_at());
+            let reading = ending.is_none() && self.uploads.len() < SEGMENTS_IN_FLIGHT;
+            // An upload that hangs is the one thing that the watchdog is to see.
+            if self.uploads.is_empty() {
+                self.pulse.beat();
+            }
+            tokio::select! {
+                biased;
+                () = stopped(stop), if ending.is_none() => {
+                    self.drain()?;
+                    ending = Some(Ok(End::Stopped));
+                }
+                Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
+                    self.durable.send_replace(Some(stored?));
+                    self.pulse.beat();
+                }
+                () = at(flush_at), if ending.is_none() && flush_at.is_some() => { self.flush()?; }
+                () = at(cut_at), if ending.is_none() && cut_at.is_some() => self.seal()?,
+                chunk = self.stream.next(), if reading => match chunk {
+                    Ok(Some(chunk)) => self.take(chunk)?,
+                    Ok(None) => ending = Some(Ok(End::Lineage)),
+                    Err(error) if pitr_core::Classify::kind(&error) == ErrorKind::Absent => {
+                        ending = Some(Ok(End::Removed(error.into())));
+                    }
+                    Err(error) => ending = Some(Err(error.into())),
+                },
+                _ = ticks.tick() => {}
+            }
+        }
+    }
+
+    /// Takes what is ready, up to a segment or two; nobody will ask for it again.
+    fn drain(&mut self) -> Result<(), Failure> {
+        while self.uploads.len() < SEGMENTS_IN_FLIGHT {
+            match self.stream.next().now_or_never() {
+                Some(Ok(Some(chunk))) => self.take(chunk)?,
+                // A fault does not matter any more.
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: LogChunk) -> Result<(), Failure> {
+        if self.open.bytes.is_empty() {
+            self.open.since = Instant::now();
+        }
+        self.open.bytes.extend_from_slice(&chunk.bytes);
+        self.open.may_cut = chunk.cut == Cut::May;
+        let large = self.open.bytes.len() >= self.pace.segment_bytes;
+        if chunk.cut == Cut::Must || (self.open.may_cut && large) {
+            return self.seal();
+        }
+        if self.open.bytes.len() > MAX_SEGMENT_BYTES {
+            let name = &self.stream.open().name;
+            let what = format!("segment {} has {} bytes, and cannot be cut", name.leaf(), self.open.bytes.len());
+            return Err(Failure::new(ErrorKind::Failed, what));
+        }
+        Ok(())
+    }
+
+    /// When the next tail is due. While sealed segments are on their way none is: it could not become durable before them.
+    fn flush_at(&self) -> Option<Instant> {
+        let waiting = self.open.flushed < self.open.bytes.len() && self.uploads.is_empty();
+        waiting.then(|| self.open.last_flush.map_or_else(Instant::now, |last| last + self.pace.flush_interval))
+    }
+
+    /// When a segment that may end is too old to stay open.
+    fn cut_at(&self) -> Option<Instant> {
+        let waiting = self.open.may_cut && !self.open.bytes.is_empty() && self.uploads.len() < SEGMENTS_IN_FLIGHT;
+        waiting.then(|| self.open.since + self.pace.segment_age)
+    }
+
+    /// Sends the open segment's new bytes on their way. False if there is nothing that could be made durable.
+    fn flush(&mut self) -> Result<bool, Failure> {
+        if self.open.flushed == self.open.bytes.len() {
+            return Ok(false);
+        }
+        self.open.last_flush = Some(Instant::now());
+        let so_far = self.stream.so_far();
+        let segment = self.stream.open().clone();
+        // Of a transaction that is not whole yet there is nothing to restore.
+        if so_far.end <= segment.start {
+            return Ok(false);
+        }
+        let bytes = Bytes::copy_from_slice(self.open.bytes.get(self.open.flushed..).unwrap_or_default());
+        let from = self.open.flushed as u64;
+        self.open.flushed = self.open.bytes.len();
+        let (archive, lineage) = (self.archive.clone(), self.stream.lineage().clone());
+        let end = so_far.end.clone();
+        self.uploads.push_back(
+            async move {
+                let tail = Tail { lineage, segment, from, bytes, so_far };
+                archive.put_tail(&tail).await.during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
+                Ok(end)
+            }
+            .boxed(),
+        );
+        Ok(true)
+    }
+
+    /// Ends the open segment, and sends it on its way.
+    fn seal(&mut self) -> Result<(), Failure> {
+        if self.open.bytes.is_empty() {
+            return Ok(());
+        }
+        let SegmentStart { name, start } = self.stream.open().clone();
+        let summary = self.stream.cut()?;
+        let bytes = self.open.bytes.split().freeze();
+        self.open = Open { bytes: BytesMut::new(), flushed: 0, may_cut: false, ..self.open };
+        let segment = SealedSegment {
+            lineage: self.stream.lineage().clone(),
+            name,
+            start,
+            end: summary.end,
+            commits: summary.commits,
+            marks: summary.marks,
+            facts: summary.facts,
+            bytes,
+        };
+        let new_group = self.group.replace(segment.name.group().to_owned());
+        let roll_up = new_group.is_some_and(|before| before != segment.name.group());
+        self.uploads.push_back(store::<S::Engine>(self.archive.clone(), segment, roll_up).boxed());
+        Ok(())
+    }
+}
+
+/// Stores a sealed segment; the first one of a group means that the group before is complete.
+async fn store<E: Engine>(
+    archive: SourceArchive,
+    segment: SealedSegment<E::Position>,
+    roll_up: bool,
+) -> Result<E::Position, Failure> {
+    archive.put_segment(&segment).await.during(format!("storing segment {}", segment.name.leaf()))?;
+    tracing::info!(segment = segment.name.leaf(), end = %segment.end, "sealed");
+    if roll_up {
+        // A roll-up only saves reads: nobody waits for it, and a kill in the middle leaves nothing.
+        tokio::spawn(write_roll_up::<E>(archive, segment.lineage));
+    }
+    Ok(segment.end)
+}
+
+async fn write_roll_up<E: Engine>(archive: SourceArchive, lineage: LineageId) {
+    if let Err(error) = archive.roll_up_complete::<E>(&lineage).await {
+        tracing::warn!(%error, %lineage, "could not write a roll-up; status will be slower until one is written");
+    }
+}
+
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}

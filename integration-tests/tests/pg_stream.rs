@@ -1,0 +1,298 @@
+//! `pitr stream` on real servers: what is durable, what survives, and how the service behaves.
+//!
+//! `PITR_ROUNDS=20` loses that many servers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::oracle::wait_for_pause;
+use integration_tests::seed::{generator, seed};
+use integration_tests::{Pitr, Postgres, SOURCE, Scratch, Setup, Streamer};
+use rand::RngExt;
+
+/// A server that archives nothing by itself, an archive and a base.
+struct World {
+    server: Postgres,
+    pitr: Pitr,
+    scratch: Scratch,
+}
+
+async fn world(label: &str, config: &[&str], source: &[&str]) -> Result<World> {
+    let scratch = Scratch::new(label)?;
+    let mut setup = Setup { segment_mib: 1, ..Setup::default() };
+    setup.config = config.iter().map(|line| (*line).to_owned()).collect();
+    setup.config.push("archive_mode = off".to_owned());
+    let mut server = Postgres::create(&scratch, "primary", &setup)?;
+    let pitr = Pitr::local(&scratch, &server)?;
+    pitr.configure_source(source.iter().copied())?;
+    server.start().await?;
+    server.execute("CREATE TABLE step (n int)").await?;
+    pitr.run(["init"])?.ok()?;
+    Ok(World { server, pitr, scratch })
+}
+
+/// The rows that a restore to the latest moment shows.
+async fn restored_rows(scratch: &Scratch, pitr: &Pitr, name: &str) -> Result<BTreeSet<i32>> {
+    let into = scratch.path().join(name);
+    pitr.run(["restore", SOURCE, "--to", "latest", "--into", &into.to_string_lossy()])?.ok()?;
+    let mut restored = Postgres::at(scratch, &format!("{name}.run"), 15, into)?;
+    restored.start().await?;
+    wait_for_pause(&mut restored).await?;
+    let rows = restored.connect().await?.query("SELECT n FROM step", &[]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+async fn insert(server: &Postgres, n: i32) -> Result<()> {
+    server.execute(&format!("INSERT INTO step VALUES ({n})")).await
+}
+
+/// Segments of the source in a local archive.
+fn sealed(pitr: &Pitr) -> Result<BTreeSet<String>> {
+    fn collect(dir: &Path, names: &mut BTreeSet<String>) -> Result<()> {
+        for entry in fs::read_dir(dir)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => collect(&path, names)?,
+                false => names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned())),
+            }
+        }
+        Ok(())
+    }
+    let mut names = BTreeSet::new();
+    let log = pitr.archive()?.join(format!("s/{SOURCE}/log"));
+    if log.is_dir() {
+        collect(&log, &mut names)?;
+    }
+    Ok(names)
+}
+
+#[tokio::test]
+async fn a_commit_survives_its_server_without_any_segment_being_complete() -> Result<()> {
+    let World { mut server, pitr, scratch } = world("tail", &[], &[]).await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    let before = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
+    insert(&server, 1).await?;
+    streamer.catches_up(&server).await?;
+    ensure!(before == server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?, "not one segment");
+    ensure!(!sealed(&pitr)?.contains(&before), "the segment is sealed: nothing was proved");
+    server.kill()?;
+    fs::remove_dir_all(server.data())?;
+    streamer.kill()?;
+    ensure!(restored_rows(&scratch, &pitr, "restored").await? == BTreeSet::from([1]), "the commit is lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_synchronous_standby_loses_nothing_that_was_acknowledged() -> Result<()> {
+    let seed = seed("sync");
+    let rounds = std::env::var("PITR_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    for round in 0..rounds {
+        let config = ["synchronous_standby_names = 'FIRST 1 (pitr)'", "synchronous_commit = local"];
+        let World { mut server, pitr, scratch } = world("sync", &config, &["flush_interval = \"0s\""]).await?;
+        let mut streamer = Streamer::start(&scratch, &pitr)?;
+        streamer.says("streaming").await?;
+        pitr.run(["backup", SOURCE])?.ok()?;
+        let mut clients = Vec::new();
+        for client in 0..4 {
+            let connection = server.connect().await?;
+            clients.push(tokio::spawn(async move {
+                let mut acknowledged = Vec::new();
+                connection.batch_execute("SET synchronous_commit = on").await?;
+                for n in 0.. {
+                    let row = client * 1_000_000 + n;
+                    // The loss of the server ends it.
+                    if connection.execute(&format!("INSERT INTO step VALUES ({row})"), &[]).await.is_err() {
+                        break;
+                    }
+                    acknowledged.push(row);
+                }
+                Ok::<_, tokio_postgres::Error>(acknowledged)
+            }));
+        }
+        let moment = generator(seed, round).random_range(300..2_000);
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        server.kill()?;
+        fs::remove_dir_all(server.data())?;
+        streamer.kill()?;
+        let mut acknowledged = BTreeSet::new();
+        for client in clients {
+            acknowledged.extend(client.await??);
+        }
+        let rows = restored_rows(&scratch, &pitr, "restored").await?;
+        let lost: Vec<_> = acknowledged.difference(&rows).collect();
+        eprintln!("round {round}: {} acknowledged in {moment} ms, {} restored", acknowledged.len(), rows.len());
+        ensure!(!acknowledged.is_empty(), "nothing was acknowledged: nothing was proved");
+        ensure!(lost.is_empty(), "{} acknowledged commits are lost: {lost:?}", lost.len());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_stream_and_the_hook_make_the_same_objects() -> Result<()> {
+    let World { mut server, pitr, scratch } = world("same", &[], &[]).await?;
+    // The hook archives into an archive of its own first, then into the same one.
+    server.stop().await?;
+    let other = pitr.with_new_archive(&scratch, "other")?;
+    other.run(["init"])?.ok()?;
+    server.configure(["archive_mode = on"])?;
+    server.archive_with(&other)?;
+    server.start().await?;
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    let first = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
+    for n in 0..4 {
+        server.execute(&format!("INSERT INTO step SELECT {n} FROM generate_series(1, 20000)")).await?;
+    }
+    server.archive_everything().await?;
+    streamer.catches_up(&server).await?;
+    let (ours, theirs) = (sealed(&pitr)?, sealed(&other)?);
+    let common: Vec<_> = ours.intersection(&theirs).collect();
+    ensure!(common.len() >= 4 && ours.contains(&first), "only {common:?} of {ours:?} and {theirs:?}");
+    for name in &common {
+        ensure!(facts(&pitr, name)? == facts(&other, name)?, "{name} has two headers");
+    }
+    // And into the same archive: whoever comes second finds it there.
+    server.archive_with(&pitr)?;
+    server.reload()?;
+    server.execute("INSERT INTO step SELECT 9 FROM generate_series(1, 20000)").await?;
+    server.archive_everything().await?;
+    streamer.catches_up(&server).await?;
+    ensure!(server.value("SELECT failed_count FROM pg_stat_archiver").await? == "0", "a push was refused");
+    ensure!(!streamer.log().contains("WARN"), "the streamer was disturbed:\n{}", streamer.log());
+    Ok(())
+}
+
+/// What the plain header of a segment says of its content.
+fn facts(pitr: &Pitr, name: &str) -> Result<String> {
+    let find = pitr.archive()?.join(format!("s/{SOURCE}/log"));
+    let output = std::process::Command::new("find").arg(find).args(["-name", name]).output()?;
+    let path = String::from_utf8(output.stdout)?;
+    let bytes = fs::read(path.trim()).with_context(|| format!("no object {name}"))?;
+    let header = bytes.split(|byte| *byte == b'\n').nth(1).context("no header")?;
+    let header: serde_json::Value = serde_json::from_slice(header)?;
+    Ok(format!("{} {}", header["facts"], header["raw_bytes"]))
+}
+
+#[tokio::test]
+async fn what_was_killed_goes_on_where_the_archive_ends() -> Result<()> {
+    let World { mut server, pitr, scratch } = world("kill", &[], &["slot = \"pitr\""]).await?;
+    let seed = seed("kill");
+    let mut rng = generator(seed, 0);
+    pitr.run(["backup", SOURCE, "--no-wait"])?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    let mut rows = BTreeSet::new();
+    for round in 0..6 {
+        server.execute(&format!("INSERT INTO step SELECT {round} FROM generate_series(1, 15000)")).await?;
+        rows.insert(round);
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
+        match round % 3 {
+            0 => {
+                streamer.kill()?;
+                streamer = Streamer::start(&scratch, &pitr)?;
+            }
+            1 => {
+                server.kill()?;
+                server.start().await?;
+            }
+            _ => {}
+        }
+    }
+    streamer.catches_up(&server).await?;
+    ensure!(restored_rows(&scratch, &pitr, "restored").await? == rows, "rows are lost");
+    let gaps = pitr.json(["status", SOURCE])?["sources"][0]["gaps"].clone();
+    ensure!(gaps.as_array().is_some_and(Vec::is_empty), "a gap: {gaps}");
+
+    // The slot is dropped only when asked.
+    ensure!(server.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'pitr'").await? == "1");
+    let (code, _) = streamer.terminate().await?;
+    ensure!(code == Some(0), "{}", streamer.log());
+    pitr.run(["stream", SOURCE, "--drop-slot"])?.ok()?;
+    ensure!(server.value("SELECT count(*) FROM pg_replication_slots").await? == "0", "the slot is still there");
+    Ok(())
+}
+
+#[tokio::test]
+async fn sigterm_makes_durable_what_has_arrived_and_ends_with_zero() -> Result<()> {
+    let World { mut server, pitr, scratch } = world("term", &[], &["flush_interval = \"1h\""]).await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    pitr.run(["backup", SOURCE, "--no-wait"])?;
+    insert(&server, 1).await?;
+    let sent = "SELECT bool_and(sent_lsn >= pg_current_wal_flush_lsn()) FROM pg_stat_replication";
+    let begun = Instant::now();
+    while server.value(sent).await? != "true" {
+        ensure!(begun.elapsed() < Duration::from_secs(30), "the server sends nothing");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (code, took) = streamer.terminate().await?;
+    ensure!(code == Some(0) && took < Duration::from_secs(10), "{code:?} after {took:?}\n{}", streamer.log());
+    server.kill()?;
+    ensure!(restored_rows(&scratch, &pitr, "restored").await? == BTreeSet::from([1]), "the commit is lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn log_that_the_server_removed_is_a_gap_and_the_stream_goes_on_behind_it() -> Result<()> {
+    let config = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
+    let World { server, pitr, scratch } = world("removed", &config, &[]).await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    insert(&server, 1).await?;
+    streamer.catches_up(&server).await?;
+    streamer.kill()?;
+    for n in 2..8 {
+        server.execute(&format!("INSERT INTO step SELECT {n} FROM generate_series(1, 30000)")).await?;
+        server.execute("SELECT pg_switch_wal(); CHECKPOINT").await?;
+    }
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("log is lost").await?;
+    ensure!(streamer.log().contains(&format!("pitr backup {SOURCE}")), "no way out:\n{}", streamer.log());
+    streamer.catches_up(&server).await?;
+    let status = pitr.run(["status", SOURCE])?.with_code(3)?;
+    ensure!(status.stdout.contains("removed by the server"), "the gap has no cause: {status}");
+    // Up to the gap everything is as restorable as ever, and behind it after a new base.
+    let refused = pitr.run(["plan", SOURCE, "--to", "latest"])?.with_code(4)?;
+    ensure!(refused.text().contains("gap"), "{refused}");
+    pitr.run(["backup", SOURCE])?;
+    insert(&server, 8).await?;
+    streamer.catches_up(&server).await?;
+    let rows = restored_rows(&scratch, &pitr, "restored").await?;
+    ensure!(rows == (1..=8).collect(), "{rows:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watched_directory_is_archived_file_by_file_and_left_as_it_is() -> Result<()> {
+    let World { server, pitr, scratch } = world("watch", &[], &[]).await?;
+    pitr.run(["backup", SOURCE, "--no-wait"])?;
+    let wal_dir = server.data().join("pg_wal");
+    let status = wal_dir.join("archive_status");
+    server.execute("INSERT INTO step SELECT 1 FROM generate_series(1, 30000)").await?;
+    let marks = fs::read_dir(&status)?.count();
+    let args = ["stream", SOURCE, "--wal-dir", &wal_dir.to_string_lossy()];
+    let mut streamer = Streamer::with_args(&scratch, &pitr, &args)?;
+    let last = server.value("SELECT pg_walfile_name(pg_switch_wal())").await?;
+    insert(&server, 2).await?;
+    streamer.says(&last).await?;
+    let open = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
+    server.execute("SELECT pg_switch_wal()").await?;
+    insert(&server, 3).await?;
+    // What completes while it watches arrives at once; what is being written never does.
+    streamer.says(&open).await?;
+    let (code, _) = streamer.terminate().await?;
+    ensure!(code == Some(0), "{}", streamer.log());
+    ensure!(!streamer.log().contains("WARN"), "{}", streamer.log());
+    let written = server.value("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").await?;
+    ensure!(!sealed(&pitr)?.contains(&written), "a file was taken while it was written");
+    ensure!(fs::read_dir(&status)?.count() == marks, "the server's marks were touched");
+    let rows = restored_rows(&scratch, &pitr, "restored").await?;
+    ensure!(rows == BTreeSet::from([1, 2]), "{rows:?}");
+    Ok(())
+}
