@@ -21,10 +21,12 @@
 //! tool. [`oracle`] puts them together: a target, and the set of rows that a restore to it must show.
 
 mod account;
+pub mod binlogs;
 #[cfg(feature = "containers")]
 pub mod containers;
 pub mod ledger;
 mod limits;
+pub mod mysql;
 pub mod oracle;
 mod pitr;
 mod postgres;

@@ -48,6 +48,7 @@ struct Shape<'a> {
     environment: Vec<(String, String)>,
     archive: Option<PathBuf>,
     encrypted: bool,
+    engine: &'a str,
     source_url: &'a str,
 }
 
@@ -67,6 +68,7 @@ impl Pitr {
             environment: vec![],
             archive: Some(archive),
             encrypted,
+            engine: "postgres",
             source_url: &server.url(),
         };
         Self::new(scratch, shape)
@@ -74,19 +76,30 @@ impl Pitr {
 
     /// An unencrypted archive in a local directory, of a server that is reached at this URL.
     pub fn of_server_at(scratch: &Scratch, source_url: &str) -> Result<Self> {
+        Self::of_engine(scratch, "postgres", source_url, false)
+    }
+
+    /// An archive in a local directory, of a server of any engine.
+    pub fn of_engine(scratch: &Scratch, engine: &str, source_url: &str, encrypted: bool) -> Result<Self> {
         let archive = scratch.path().join("archive");
         let url = format!("file://{}", archive.display());
-        Self::new(
-            scratch,
-            Shape { url, options: vec![], environment: vec![], archive: Some(archive), encrypted: false, source_url },
-        )
+        let (options, environment) = (vec![], vec![]);
+        let archive = Some(archive);
+        Self::new(scratch, Shape { url, options, environment, archive, encrypted, engine, source_url })
     }
 
     /// An encrypted archive on a real S3 server.
     pub fn on_s3(scratch: &Scratch, server: &Postgres, s3: &S3) -> Result<Self> {
         let (options, environment) = (s3.options(), s3.environment());
-        let shape =
-            Shape { url: s3.url(), options, environment, archive: None, encrypted: true, source_url: &server.url() };
+        let shape = Shape {
+            url: s3.url(),
+            options,
+            environment,
+            archive: None,
+            encrypted: true,
+            engine: "postgres",
+            source_url: &server.url(),
+        };
         Self::new(scratch, shape)
     }
 
@@ -99,6 +112,7 @@ impl Pitr {
             environment,
             archive: None,
             encrypted: true,
+            engine: "postgres",
             source_url: &server.url(),
         };
         Self::new(scratch, shape)
@@ -128,7 +142,7 @@ impl Pitr {
         } else {
             toml.push_str("disabled = true\n");
         }
-        write!(toml, "[sources.{SOURCE}]\nengine = \"postgres\"\nurl = {:?}\n", shape.source_url)?;
+        write!(toml, "[sources.{SOURCE}]\nengine = {:?}\nurl = {:?}\n", shape.engine, shape.source_url)?;
         scratch.write("pitr.toml", &toml)?;
         Ok(pitr)
     }

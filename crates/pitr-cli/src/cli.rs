@@ -265,13 +265,17 @@ pub struct Restore {
     #[command(flatten)]
     pub target: TargetArgs,
     /// A new or empty directory for the restored data
-    #[arg(long, value_name = "DIR")]
-    pub into: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "target_url", conflicts_with = "target_url")]
+    pub into: Option<PathBuf>,
+    /// A running server without data of its own (MySQL, MariaDB); the file with its password is named by
+    /// PITR_TARGET_PASSWORD_FILE
+    #[arg(long, value_name = "URL")]
+    pub target_url: Option<String>,
     /// Start the server, wait for the target and check the position reached
     #[arg(long)]
     pub start: bool,
     /// Directory with the server's programs
-    #[arg(long, value_name = "DIR", requires = "start")]
+    #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
     /// End the recovery once the position reached has been checked: the server becomes writable, a history of its own
     #[arg(long, requires = "start")]
@@ -285,6 +289,12 @@ pub struct Restore {
     /// Segments that the server's restore_command fetches ahead; 0 for none [default: 16]
     #[arg(long, value_name = "N", help_heading = "PostgreSQL")]
     pub prefetch: Option<u32>,
+    /// A transaction to leave out, as in gtid:UUID:77 (repeatable)
+    #[arg(long, value_name = "GTID", help_heading = "MySQL and MariaDB")]
+    pub skip: Vec<String>,
+    /// The address under which the target server reaches this machine [default: the one that reaches the server]
+    #[arg(long, value_name = "ADDRESS", help_heading = "MySQL and MariaDB")]
+    pub listen: Option<std::net::IpAddr>,
 }
 
 impl Backup {
@@ -303,6 +313,9 @@ impl Restore {
             ("--promote", self.promote),
             ("--tablespace", !self.tablespace.is_empty()),
             ("--prefetch", self.prefetch.is_some()),
+            ("--target-url", self.target_url.is_some()),
+            ("--skip", !self.skip.is_empty()),
+            ("--listen", self.listen.is_some()),
         ])
     }
 }

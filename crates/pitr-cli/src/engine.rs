@@ -33,6 +33,14 @@ macro_rules! by_engine {
                 type $engine = pitr_postgres::Postgres;
                 $body
             }
+            $crate::config::EngineKind::Mysql => {
+                type $engine = pitr_mysql::engine::Mysql;
+                $body
+            }
+            $crate::config::EngineKind::Mariadb => {
+                type $engine = pitr_mysql::engine::Mariadb;
+                $body
+            }
         }
     };
 }
@@ -137,17 +145,32 @@ pub struct Taken<P> {
     pub warnings: Vec<Warning>,
 }
 
-/// Where a restore goes. The first engine that restores into a running server adds its URL and password here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where a restore goes.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Destination {
     /// A new or empty directory, absolute.
     Directory(PathBuf),
+    /// A running server without data of its own.
+    Server {
+        /// How to connect to it; without password.
+        url: String,
+        /// The password, from the file that `PITR_TARGET_PASSWORD_FILE` names.
+        password: Option<String>,
+    },
+}
+
+/// Without the password.
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Destination({self})")
+    }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Server { url, .. } => f.write_str(url),
         }
     }
 }

@@ -13,6 +13,7 @@ mod engine;
 mod failure;
 mod limits;
 mod log;
+mod mysql;
 mod planning;
 mod postgres;
 mod progress;

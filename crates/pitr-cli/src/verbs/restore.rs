@@ -1,10 +1,13 @@
 //! `pitr restore`: plans, then has the engine lay the base down and replay the log up to the planned cut.
 
+use std::path::{Path, PathBuf};
+
 use pitr_core::ErrorKind;
 use pitr_plan::{Plan, PlanReport};
 use serde_json::{Value, json};
 
 use crate::cli::Restore;
+use crate::config::password_from;
 use crate::context::{Context, Purpose};
 use crate::engine::{Destination, Product, RestoreJob, Restored, Site, by_engine};
 use crate::failure::{During, Failure};
@@ -37,8 +40,14 @@ async fn restore<E: Product>(site: Site<'_>, args: &Restore, quiet: bool) -> Res
 }
 
 fn destination(args: &Restore) -> Result<Destination, Failure> {
-    let into = std::path::absolute(&args.into)
-        .map_err(|error| Failure::new(ErrorKind::Usage, format!("cannot use {}: {error}", args.into.display())))?;
+    if let Some(url) = &args.target_url {
+        let file = std::env::var_os("PITR_TARGET_PASSWORD_FILE").map(PathBuf::from);
+        let password = file.as_deref().map(password_from).transpose()?;
+        return Ok(Destination::Server { url: url.clone(), password });
+    }
+    let into = args.into.as_deref().unwrap_or(Path::new(""));
+    let into = std::path::absolute(into)
+        .map_err(|error| Failure::new(ErrorKind::Usage, format!("cannot use {}: {error}", into.display())))?;
     Ok(Destination::Directory(into))
 }
 
