@@ -77,7 +77,11 @@ impl Truth {
     /// Reads it from a running server, after everything was written. `from` is a position after the end of the
     /// oldest base, `start` one that its log certainly still has.
     pub async fn read(server: &Postgres, start: &str, from: &str) -> Result<Self> {
-        let log = Log::read(server, start)?;
+        Self::of(server, Log::read(server, start)?, from).await
+    }
+
+    /// The same with a log that was read already.
+    pub async fn of(server: &Postgres, log: Log, from: &str) -> Result<Self> {
         let truth = Self { log, rows: ledger::content(server).await?, from: parse_lsn(from)? };
         ensure!(truth.log.commits.len() > 20, "the log has only {} commits", truth.log.commits.len());
         Ok(truth)

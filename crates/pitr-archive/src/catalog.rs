@@ -97,12 +97,19 @@ impl SourceArchive {
         for span in spans.iter().filter(here) {
             let promised = match self.run_is_listed::<E>(span, &group, &listed).await? {
                 true => continue,
+                // Not sealed yet: its tails must reach as far as they did.
+                false if span.is_single() && self.tails_reach(span).await? => continue,
                 false => self.expand::<E>(span).await?,
             };
             let names = promised.into_iter().map(|segment| segment.first).filter(|name| name.group() == group);
             missing.extend(names.filter(|name| !listed.contains(name)).map(|name| (lineage.clone(), name)));
         }
         Ok(missing)
+    }
+
+    async fn tails_reach<P: Position>(&self, span: &Span<P>) -> Result<bool> {
+        let tail = self.tail_span::<P>(&span.lineage, &span.first).await?;
+        Ok(tail.is_some_and(|tail| span.end <= tail.end))
     }
 
     /// The cheap way to confirm a run: the digest over its names, which the header of its roll-up holds.

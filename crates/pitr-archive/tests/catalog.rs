@@ -183,7 +183,12 @@ async fn a_tail_is_shown_until_a_segment_covers_it() {
     let sealed = segment(end);
     let tail = tail_of(&sealed, 0, "part", 4);
     orders.put_tail(&tail).await.unwrap();
-    assert_eq!(orders.catalog::<Toy>().await.unwrap().tails.len(), 1);
+    let tails = orders.catalog::<Toy>().await.unwrap().tails;
+    assert_eq!(tails.len(), 1);
+    assert_eq!(orders.confirm::<Toy>(&tails).await.unwrap(), []);
+    let mut longer = tails.clone();
+    longer[0].end.offset += 1;
+    assert_eq!(orders.confirm::<Toy>(&longer).await.unwrap(), [(lineage(), sealed.name.clone())]);
     orders.put_segment(&sealed).await.unwrap();
     assert_eq!(orders.catalog::<Toy>().await.unwrap().tails, []);
 }

@@ -106,11 +106,6 @@ impl Upstream for PgUpstream {
     async fn lost(&mut self, archive: &SourceArchive, removed: &Failure) -> Result<Gap<PgPosition>, Failure> {
         let mut client = ReplicationClient::connect(&self.settings).await?;
         let situation = self.situation(&mut client, archive).await?;
-        if let Some(slot) = &self.slot {
-            // Invalidated, or it would have kept the log.
-            client.drop_slot(slot).await?;
-            client.ensure_slot(slot).await?;
-        }
         client.close().await;
         let Situation { at, size, .. } = situation;
         let until = situation.until();
