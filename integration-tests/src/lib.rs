@@ -27,6 +27,7 @@ pub mod containers;
 pub mod ledger;
 mod limits;
 pub mod mysql;
+pub mod mysql_oracle;
 pub mod oracle;
 mod pitr;
 mod postgres;

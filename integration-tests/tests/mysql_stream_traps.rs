@@ -98,7 +98,7 @@ async fn a_switchover_of_mariadb_with_identical_file_names_is_followed() -> Resu
     a_switchover_is_followed(Flavour::Mariadb).await
 }
 
-/// An event above 16 MiB comes in several packets, and a transaction above 32 MiB is cut.
+/// An event above 16 MiB comes in several packets, and a transaction above 24 MiB is cut.
 async fn large_transactions_are_archived(flavour: Flavour) -> Result<()> {
     let scratch = Scratch::new("large")?;
     let server = server(&scratch, "a", flavour, 1, &["--max-allowed-packet=256M"]).await?;

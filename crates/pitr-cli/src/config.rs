@@ -78,6 +78,11 @@ pub struct Source {
     pub flush_interval: Option<Interval>,
     /// PostgreSQL: the replication slot that keeps log while the stream is away; made when it does not exist.
     pub slot: Option<String>,
+    /// MySQL and MariaDB: the `server_id` under which the log is read; derived from the source's name unless given.
+    pub server_id: Option<u32>,
+    /// MySQL and MariaDB: confirm transactions as a semi-synchronous replica does, once they are in the archive.
+    #[serde(default)]
+    pub semi_sync: bool,
 }
 
 /// A length of time as people write it: `200ms`, `5s`, `2m`, `1h`.

@@ -34,11 +34,11 @@ pub struct Replica {
 pub struct Dump {
     wire: Wire<Box<dyn sql::Stream>>,
     confirms: bool,
-    /// True if the next packet begins an event.
+    /// True if the next piece begins an event.
     begins: bool,
 }
 
-/// A packet of the stream.
+/// A piece of the stream.
 #[derive(Debug)]
 pub struct Fragment {
     /// Bytes of an event.
@@ -139,9 +139,9 @@ impl Dump {
         Ok(Self { wire, confirms: replica.confirms, begins: true })
     }
 
-    /// The next packet. A dropped call loses nothing; the caller watches the time, see [`STREAM_SILENCE`].
+    /// The next piece. A dropped call loses nothing; the caller watches the time, see [`STREAM_SILENCE`].
     pub async fn next(&mut self) -> Result<Fragment, DumpError> {
-        let read = self.wire.read_fragment().await;
+        let read = self.wire.read_piece().await;
         let (mut bytes, ends) = read.map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => DumpError::Ended,
             _ => DumpError::Lost(error),

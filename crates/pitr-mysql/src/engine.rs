@@ -32,6 +32,9 @@ pub mod facts {
     pub const OPEN: &str = "open";
     /// Segment: offset in the file and CRC-32 of its last whole event, `4711:9f01a2b3`.
     pub const LAST: &str = "last";
+    /// Segment, span: the last whole transaction that has an identifier, also one before it, and when it was committed first,
+    /// in microseconds since 1970: `0-1-77 1763900000000000`.
+    pub const WITNESS: &str = "witness";
     /// Segment, span: executed set before its first byte.
     pub const BEFORE: &str = "before";
     /// Segment, span: executed set after its last whole transaction.
@@ -146,7 +149,9 @@ fn merge(into: &mut Facts, next: &Facts) {
     }
     for (key, value) in next {
         match key.as_str() {
-            facts::EXECUTED | facts::LAST | facts::OPEN => drop(into.insert(key.clone(), value.clone())),
+            facts::EXECUTED | facts::LAST | facts::OPEN | facts::WITNESS => {
+                drop(into.insert(key.clone(), value.clone()))
+            }
             facts::GTIDS => {
                 let merged = union(into.get(facts::GTIDS), value);
                 into.insert(facts::GTIDS.to_owned(), merged);

@@ -19,7 +19,7 @@ pub const FILES_PER_GROUP: u64 = 16;
 
 /// Bytes of a segment that is cut between two transactions only. Beyond, a transaction is cut too: the open segment
 /// is held in memory.
-pub const LONGEST_WHOLE: u64 = 32 << 20;
+pub const LONGEST_WHOLE: u64 = 24 << 20;
 
 /// How often a server that has nothing to send says so.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -35,6 +35,9 @@ pub const MAX_FILE_HEAD: u64 = MAX_SET_EVENT as u64 + MAX_FORMAT_EVENT as u64;
 
 /// Archived cuts that are compared with the log of a server that is not the one of before, newest first.
 pub const MAX_KNOWN_CUTS: usize = 300;
+
+/// Archived cuts that are looked for in the log of another server.
+pub const MAX_LOOKS: usize = 3;
 
 /// A server that keeps its log for less is warned of: a stream may be away over a weekend.
 pub const SHORT_EXPIRY: Duration = Duration::from_secs(3 * 86_400);
@@ -107,6 +110,9 @@ pub const SEGMENTS_AHEAD: usize = 3;
 
 /// Time between two looks at how far the restored server has come.
 pub const REPLAY_POLL: Duration = Duration::from_millis(50);
+
+/// Time after which a restored server that has never reached us is given up.
+pub const REPLAY_CONNECT: Duration = Duration::from_secs(60);
 
 /// Time after which a restored server that does nothing is given up. One transaction may take long to apply.
 pub const REPLAY_STALL: Duration = Duration::from_secs(4 * 3600);

@@ -1,5 +1,7 @@
 //! What a server says of itself and of its binary log.
 
+use std::time::Duration;
+
 use crate::connect::Settings;
 use crate::event::Flavour;
 use crate::gtid::GtidSet;
@@ -26,6 +28,8 @@ pub struct Server {
     pub end: u64,
     /// Executed set.
     pub executed: GtidSet,
+    /// Age at which it removes its files; `None` if it does not.
+    pub expiry: Option<Duration>,
 }
 
 impl Server {
@@ -52,11 +56,14 @@ impl Server {
             let file = row.text(0).as_deref().and_then(LogFile::parse).ok_or(ServerError::OddLogName)?;
             files.push((file, row.number(1).unwrap_or_default()));
         }
+        let expiry = sql.row("SHOW GLOBAL VARIABLES LIKE 'binlog_expire_logs_seconds'").await?;
+        let seconds = expiry.and_then(|row| row.number::<f64>(1)).filter(|seconds| *seconds >= 1.0);
+        let expiry = seconds.map(Duration::from_secs_f64);
         sql.close().await;
         if files.is_empty() {
             return Err(ServerError::NoBinaryLog.into());
         }
-        Ok(Self { flavour, version, server_id, uuid, files, current, end, executed })
+        Ok(Self { flavour, version, server_id, uuid, files, current, end, executed, expiry })
     }
 
     /// What tells it from other servers.

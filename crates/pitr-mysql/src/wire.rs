@@ -34,6 +34,8 @@ pub struct Wire<S> {
     full: bool,
     /// True if incoming packets may have any number.
     unnumbered: bool,
+    /// Bytes of the packet being read in pieces that are still to come, and whether another follows it.
+    coming: Option<(usize, bool)>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -50,6 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             room: 0,
             full: false,
             unnumbered: false,
+            coming: None,
         }
     }
 
@@ -92,9 +95,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// The same packets over another stream that carries the same bytes.
     pub fn map<T>(self, change: impl FnOnce(S) -> T) -> Wire<T> {
-        let Self { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered } = self;
+        let Self { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered, coming } = self;
         let stream = change(stream);
-        Wire { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered }
+        Wire { stream, sequence, incoming, outgoing, joining, limit, left, room, full, unnumbered, coming }
     }
 
     /// The next payload, joined. A closed connection is [`io::ErrorKind::UnexpectedEof`]. A dropped call loses nothing.
@@ -122,17 +125,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok((payload, !full))
     }
 
+    /// Bytes of a payload as they come, and whether it ends with them: for payloads of which not even one packet should be
+    /// held. A small packet comes whole. A dropped call loses nothing.
+    pub async fn read_piece(&mut self) -> io::Result<(BytesMut, bool)> {
+        loop {
+            if self.coming.is_none()
+                && let Some(&[a, b, c, sequence]) = self.incoming.first_chunk::<HEADER>()
+            {
+                let length = u32::from_le_bytes([a, b, c, 0]) as usize;
+                self.check_number(sequence)?;
+                self.incoming.advance(HEADER);
+                self.coming = Some((length, length == FULL));
+            }
+            if let Some((left, full)) = self.coming {
+                if self.incoming.len() >= left {
+                    self.coming = None;
+                    return Ok((self.incoming.split_to(left), !full));
+                }
+                if self.incoming.len() >= READ {
+                    let piece = self.incoming.split();
+                    self.coming = Some((left - piece.len(), full));
+                    return Ok((piece, false));
+                }
+            }
+            self.incoming.reserve(READ);
+            if self.stream.read_buf(&mut self.incoming).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    fn check_number(&mut self, sequence: u8) -> io::Result<()> {
+        if sequence != self.sequence && !self.unnumbered {
+            let what = format!("packet {sequence} came where {} belongs", self.sequence);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        self.sequence = sequence.wrapping_add(1);
+        Ok(())
+    }
+
     async fn read_one(&mut self) -> io::Result<(BytesMut, bool)> {
         loop {
             if let Some(header) = self.incoming.first_chunk::<HEADER>() {
                 let length = u32::from_le_bytes([header[0], header[1], header[2], 0]) as usize;
                 let sequence = header[3];
                 if self.incoming.len() >= HEADER + length {
-                    if sequence != self.sequence && !self.unnumbered {
-                        let what = format!("packet {sequence} came where {} belongs", self.sequence);
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                    }
-                    self.sequence = sequence.wrapping_add(1);
+                    self.check_number(sequence)?;
                     self.incoming.advance(HEADER);
                     return Ok((self.incoming.split_to(length), length == FULL));
                 }
@@ -312,6 +350,28 @@ mod tests {
             let mut wire = Wire::new(theirs, usize::MAX);
             assert_eq!(wire.read().await.unwrap().len(), payload.len());
             assert_eq!(&wire.read().await.unwrap()[..], b"next");
+            sending.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn payloads_come_in_pieces_of_the_same_bytes() {
+        for size in [0, 1, READ, FULL - 1, FULL, FULL + 1] {
+            let (ours, theirs) = tokio::io::duplex(1 << 20);
+            let sending = tokio::spawn(async move {
+                let mut wire = Wire::new(ours, usize::MAX);
+                wire.send(&vec![7; size]).await.unwrap();
+                wire.send(b"next").await.unwrap();
+            });
+            let mut wire = Wire::new(theirs, usize::MAX);
+            let (mut whole, mut last) = (0, false);
+            while !last {
+                let (piece, ends) = wire.read_piece().await.unwrap();
+                assert!(piece.len() <= 2 * READ + HEADER, "{} bytes", piece.len());
+                (whole, last) = (whole + piece.len(), ends);
+            }
+            assert_eq!(whole, size);
+            assert_eq!(wire.read_piece().await.unwrap(), (b"next"[..].into(), true));
             sending.await.unwrap();
         }
     }

@@ -42,6 +42,8 @@ pub struct Group {
     pub gtid: Option<Gtid>,
     /// Commit time: to the microsecond from MySQL 8, to the second from MariaDB and older servers.
     pub committed_at: Option<Timestamp>,
+    /// The same on the server that committed it first: equal in the log of every server that has the transaction.
+    pub originally_at: Option<Timestamp>,
     /// How it ends.
     pub outcome: Outcome,
 }
@@ -52,6 +54,7 @@ struct Open {
     begin: u64,
     gtid: Option<Gtid>,
     committed_at: Option<Timestamp>,
+    originally_at: Option<Timestamp>,
     /// Where it ends, if its first event says so.
     end: Option<u64>,
     rule: Rule,
@@ -115,6 +118,7 @@ impl Grouper {
                 begin: event.offset,
                 gtid: parsed.gtid.map(Gtid::Mysql),
                 committed_at: parsed.committed_at.or_else(|| seconds(event)),
+                originally_at: parsed.originally_at.or(parsed.committed_at),
                 end,
                 rule: Rule::Statement,
                 outcome: Outcome::Visible,
@@ -130,6 +134,7 @@ impl Grouper {
                 begin: event.offset,
                 gtid: Some(Gtid::Maria(parsed.gtid)),
                 committed_at: seconds(event),
+                originally_at: seconds(event),
                 end: None,
                 rule: if parsed.is_standalone() { Rule::Statement } else { Rule::Commit },
                 outcome: Outcome::Visible,
@@ -154,6 +159,7 @@ impl Grouper {
             begin: event.offset,
             gtid: None,
             committed_at: seconds(event),
+            originally_at: seconds(event),
             end: None,
             rule: if begins { Rule::Commit } else { Rule::Statement },
             outcome: Outcome::Visible,
@@ -187,6 +193,7 @@ impl Grouper {
                 end: event.end(),
                 gtid: open.gtid,
                 committed_at: open.committed_at,
+                originally_at: open.originally_at,
                 outcome: open.outcome,
             })),
         }

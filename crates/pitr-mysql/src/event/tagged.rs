@@ -42,7 +42,7 @@ pub(super) fn parse(body: &[u8]) -> Option<TaggedGtid> {
             6 => found.immediate = Some(number(&mut rest)?),
             7 => found.original = Some(number(&mut rest)?),
             8 => found.length = Some(number(&mut rest)?),
-            9 | 10 | 11 => drop(number(&mut rest)?),
+            9..=11 => drop(number(&mut rest)?),
             // A newer field, which may be ignored: those behind it may be too.
             _ => break,
         }

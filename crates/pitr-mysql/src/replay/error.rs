@@ -43,6 +43,9 @@ pub enum ReplayError {
     /// The restored server gave up.
     #[error("the restored server cannot apply the log: {0}")]
     Replica(String),
+    /// The restored server does not reach us.
+    #[error("the restored server cannot reach this machine for the log: {0}")]
+    Unreachable(String),
     /// The restored server does nothing.
     #[error("the restored server has applied nothing for {0} s")]
     Stalled(u64),
@@ -60,7 +63,7 @@ impl Classify for ReplayError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Stranger => ErrorKind::Denied,
-            Self::Io(_) => ErrorKind::Unreachable,
+            Self::Io(_) | Self::Unreachable(_) => ErrorKind::Unreachable,
             Self::Segment { .. } | Self::Torn { .. } | Self::Event(_) | Self::Reached { .. } => ErrorKind::Integrity,
             Self::Gone(_) => ErrorKind::Absent,
             Self::Port(error) => error.kind(),
@@ -74,9 +77,8 @@ impl Classify for ReplayError {
                 "look at the error log of the restored server; a single bad transaction can be left out with --skip gtid:…"
                     .to_owned(),
             ),
-            Self::Stalled(_) => {
-                Some("can the restored server reach this host? Say under which address with --listen".to_owned())
-            }
+            Self::Unreachable(_) => Some("say with --listen under which address it reaches this machine".to_owned()),
+            Self::Stalled(_) => Some("look at SHOW PROCESSLIST and the error log of the restored server".to_owned()),
             Self::Gone(_) | Self::Torn { .. } => Some("run pitr verify".to_owned()),
             Self::Port(error) => error.hint(),
             _ => None,

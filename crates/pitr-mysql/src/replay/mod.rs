@@ -31,7 +31,7 @@ use crate::LogFile;
 use crate::error::Error;
 use crate::event::{Checksum, Flavour};
 use crate::gtid::{Gtid, GtidSet, MariaSet, MysqlSet};
-use crate::limits::{REPLAY_POLL, REPLAY_STALL};
+use crate::limits::{REPLAY_CONNECT, REPLAY_POLL, REPLAY_STALL};
 
 /// How the log is replayed.
 #[derive(Debug, Clone)]
@@ -122,6 +122,10 @@ async fn wait(target: &mut Target<'_>, sent: &Mutex<Sent>, options: &ReplayOptio
         let status = target.status().await?;
         if let Some(failure) = status.failure {
             return Err(ReplayError::Replica(failure).into());
+        }
+        // It tries again by itself, but one that has never reached us never will.
+        if let Some(why) = status.unreachable.filter(|_| now.bytes == 0 && since.elapsed() > REPLAY_CONNECT) {
+            return Err(ReplayError::Unreachable(why).into());
         }
         if now.complete && is_applied(target, &now, status.applied.as_ref(), options).await? {
             return Ok(now);

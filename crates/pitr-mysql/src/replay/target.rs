@@ -28,6 +28,8 @@ pub struct Status {
     pub applied: Option<(String, u64)>,
     /// Why it stopped, if it did.
     pub failure: Option<String>,
+    /// Why it cannot reach us at the moment, if it cannot.
+    pub unreachable: Option<String>,
 }
 
 /// The restored server.
@@ -153,7 +155,8 @@ impl Target<'_> {
         }
         let file = value(["Relay_Source_Log_File", "Relay_Master_Log_File"]).map(str::to_owned);
         let offset = value(["Exec_Source_Log_Pos", "Exec_Master_Log_Pos"]).and_then(|text| text.parse().ok());
-        Ok(Status { applied: file.zip(offset), failure })
+        let unreachable = row.get("Last_IO_Error").filter(|_| number("Last_IO_Errno") != 0).cloned();
+        Ok(Status { applied: file.zip(offset), failure, unreachable })
     }
 
     /// Stops replicating, and leaves nothing of it behind.

@@ -3,7 +3,13 @@
 use pitr_core::{CommitBounds, Timestamp};
 
 use super::segmenter::is_out_of_order;
-use crate::gtid::{Gtid, GtidSet, MariaSet, MysqlSet};
+use crate::event::Group;
+use crate::gtid::{GtidSet, MariaSet, MysqlSet};
+
+/// A transaction and when it was committed first. Identifiers are used again after a reset; with the time they are not.
+pub(super) fn witness(group: &Group) -> Option<String> {
+    Some(format!("{} {}", group.gtid.as_ref()?, group.originally_at?.timestamp_micros()))
+}
 
 /// What the header of the open segment says.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub(super) struct Account {
     pub settled: CommitBounds,
     /// Offset and checksum of the last whole event, also of one before the segment.
     pub last: Option<(u64, u32)>,
+    /// The last whole transaction that has an identifier, and when it was committed first; also one before the segment.
+    pub witness: Option<String>,
 }
 
 impl Account {
@@ -47,7 +55,19 @@ impl Account {
             commits: CommitBounds::default(),
             settled: CommitBounds::default(),
             last: None,
+            witness: None,
         }
+    }
+
+    /// The same, with the last transaction before it.
+    pub fn after(self, witness: Option<String>) -> Self {
+        Self { witness, ..self }
+    }
+
+    /// Begins the account of the next segment, whose first byte is at `offset`.
+    pub fn restart(&mut self, offset: u64) {
+        let (last, witness) = (self.last, self.witness.take());
+        *self = Self { last, witness, ..Self::new(offset, self.executed.clone()) };
     }
 
     /// A transaction begins; its time is known from the begin on.
@@ -58,9 +78,10 @@ impl Account {
     }
 
     /// A transaction ends.
-    pub fn end(&mut self, gtid: Option<&Gtid>) {
+    pub fn end(&mut self, group: &Group) {
         self.settled = self.commits.clone();
-        if let Some(gtid) = gtid {
+        if let Some(gtid) = &group.gtid {
+            self.witness = witness(group);
             self.unordered |= is_out_of_order(&self.executed, gtid);
             self.executed.insert(gtid);
             self.gtids.insert(gtid);

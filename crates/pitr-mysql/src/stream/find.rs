@@ -14,6 +14,7 @@ use crate::connect::Settings;
 use crate::dump::Replica;
 use crate::engine::facts;
 use crate::gtid::GtidSet;
+use crate::limits::MAX_LOOKS;
 use crate::lineage::{FileHead, History, may_be_of};
 use crate::position::{BinlogPosition, LogFile};
 use crate::server::Server;
@@ -68,17 +69,21 @@ impl Search<'_> {
     /// The history goes on, lost its end, or lost its begin; `None` if it is another one.
     async fn same_server(&self, archived: &Archived) -> Result<Option<Found>, Error> {
         let Some(newest) = archived.cuts.first() else { return self.after_base(archived).await };
-        let mut strange: Option<&LogFile> = None;
+        // One look at the head of a file, and not one for each of its segments.
+        let mut looked_at: Option<(&LogFile, bool)> = None;
         for (index, cut) in archived.cuts.iter().enumerate() {
-            // One look at the head of a file instead of one at each of its segments.
-            if strange == Some(&cut.file) {
-                continue;
-            }
-            if !self.same_file(cut).await? {
-                strange = Some(&cut.file);
-            } else if self.still_there(cut).await? {
+            let same = match looked_at {
+                Some((file, same)) if *file == cut.file => same,
+                _ => self.same_file(cut).await?,
+            };
+            looked_at = Some((&cut.file, same));
+            if same && self.still_there(cut).await? {
                 return match index {
-                    0 => self.resume(archived).await.map(Some),
+                    0 => {
+                        let found = self.resume(archived).await?;
+                        let alarms = self.expiry_is_near(newest).into_iter().collect();
+                        Ok(Some(Found { alarms, ..found }))
+                    }
                     _ => self.lost_end(archived, newest, cut).await.map(Some),
                 };
             }
@@ -98,6 +103,21 @@ impl Search<'_> {
         let head = self.head(&file).await?;
         let begin = self.begin_at(archived, &head);
         Ok(Some(self.go_on(archived, begin, 0)))
+    }
+
+    /// Warns if the server may remove what is not archived yet before it is.
+    fn expiry_is_near(&self, newest: &Cut) -> Option<String> {
+        let behind = (newest.end.file, newest.end.offset) < (self.server.current.number, self.server.end);
+        let expiry = self.server.expiry.filter(|_| behind)?;
+        let lag = chrono::Utc::now().signed_duration_since(newest.reaches?).to_std().ok()?;
+        (lag >= expiry / 2).then(|| {
+            let hours = |time: std::time::Duration| time.as_secs_f64() / 3600.0;
+            format!(
+                "the archive is {:.1} hours behind, and the server removes its log after {:.1} hours (binlog_expire_logs_seconds)",
+                hours(lag),
+                hours(expiry)
+            )
+        })
     }
 
     /// True unless the server's file of that name begins in another way.
@@ -137,6 +157,7 @@ impl Search<'_> {
             start: end.end,
             format: end.format.clone(),
             executed: self.of_family(&end.executed),
+            witness: end.witness.clone(),
         };
         if begin.offset == 0 {
             begin.format.clear();
@@ -161,6 +182,7 @@ impl Search<'_> {
             start: BinlogPosition { incarnation: history.incarnation, ..place },
             format: if place.offset == 0 { Vec::new() } else { good.format.clone() },
             executed: self.of_family(&good.executed),
+            witness: good.witness.clone(),
         };
         let from = if place.offset == 0 { 0 } else { good.open.unwrap_or(place.offset) };
         let alarm = format!(
@@ -207,11 +229,12 @@ impl Search<'_> {
 
     /// Another server, or another log of the same one: found by what is executed.
     async fn other_log(&self, archived: &Archived) -> Result<Found, Error> {
-        for (index, cut) in archived.cuts.iter().enumerate() {
-            if cut.executed.is_empty() || !cut.executed.is_subset(&self.server.executed) || cut.open.is_some() {
-                continue;
-            }
-            let Some(place) = probe::locate(self.settings, self.replica, &self.server, &cut.executed).await? else {
+        // Each look reads up to a whole file of the server.
+        let comparable = |(_, cut): &(usize, &Cut)| {
+            !cut.executed.is_empty() && cut.executed.is_subset(&self.server.executed) && cut.open.is_none()
+        };
+        for (index, cut) in archived.cuts.iter().enumerate().filter(comparable).take(MAX_LOOKS) {
+            let Some(place) = probe::locate(self.settings, self.replica, &self.server, cut).await? else {
                 continue;
             };
             return self.continued_by(archived, cut, index, &place).map_err(Error::from);
@@ -270,6 +293,7 @@ impl Search<'_> {
             start: self.at_begin(archived, &head.file),
             format: Vec::new(),
             executed: head.executed.clone(),
+            witness: None,
         }
     }
 
@@ -286,6 +310,7 @@ impl Search<'_> {
             start: BinlogPosition::new(history.incarnation, head.file.number, 0),
             format: Vec::new(),
             executed: head.executed.clone(),
+            witness: None,
         };
         Found { lineage: history.id.clone(), new: Some(history), gap: None, begin, from: 0, alarms }
     }
@@ -307,6 +332,7 @@ impl Cut {
             last,
             open: facts.get(facts::OPEN).and_then(|text| text.parse().ok()),
             reaches: None,
+            witness: facts.get(facts::WITNESS).cloned(),
         })
     }
 }

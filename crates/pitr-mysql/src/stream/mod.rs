@@ -50,6 +50,8 @@ pub struct Cut {
     pub open: Option<u64>,
     /// Latest moment that the log before it proves.
     pub reaches: Option<Timestamp>,
+    /// The last transaction before it that has an identifier, and when it was committed first: fact `witness`.
+    pub witness: Option<String>,
 }
 
 /// What is archived of a source's newest history.
@@ -151,7 +153,7 @@ impl<E> BinlogStream<E> {
         if file.base != current.base || file.number < current.number {
             return Err(ServerError::AnotherLog { expected: current.to_string(), found: file.to_string() }.into());
         }
-        Ok(self.segmenter.enter(file)?)
+        self.segmenter.enter(file)
     }
 
     /// Bytes of the file.
@@ -193,7 +195,11 @@ impl<E> BinlogStream<E> {
 
     async fn gather(&mut self) -> Result<LogChunk, Error> {
         loop {
-            self.confirm().await?;
+            // Bytes that were taken must be given before anything is waited for: a dropped call would leave them behind,
+            // and the header of a segment would speak of more than it has.
+            if self.out.is_empty() {
+                self.confirm().await?;
+            }
             if self.segmenter.must_cut() || self.out.len() >= LogChunk::BYTES {
                 return Ok(self.chunk());
             }
@@ -231,14 +237,13 @@ impl<E> BinlogStream<E> {
     async fn confirm(&mut self) -> Result<(), DumpError> {
         let durable = *self.durable.borrow_and_update();
         let done = |end: &BinlogPosition| durable.is_some_and(|durable| *end <= durable);
-        let mut last = None;
-        while self.unconfirmed.front().is_some_and(|(end, ..)| done(end)) {
-            last = self.unconfirmed.pop_front();
-        }
-        match last {
-            Some((_, file, offset)) => self.dump.confirm(&file, offset).await,
-            None => Ok(()),
-        }
+        let count = self.unconfirmed.iter().take_while(|(end, ..)| done(end)).count();
+        let Some((_, file, offset)) = count.checked_sub(1).and_then(|last| self.unconfirmed.get(last)) else {
+            return Ok(());
+        };
+        self.dump.confirm(file, *offset).await?;
+        self.unconfirmed.drain(..count);
+        Ok(())
     }
 }
 

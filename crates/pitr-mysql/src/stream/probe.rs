@@ -10,6 +10,8 @@ use crate::position::LogFile;
 use crate::server::Server;
 use crate::{Error, ServerError};
 
+use super::Cut;
+use super::account::witness;
 use super::fragment::{Artificial, Sort, sort};
 use super::segmenter::{empty_set, whole_format};
 
@@ -67,41 +69,49 @@ pub async fn has_event(
     }
 }
 
-/// Where the log of a server has executed exactly `wanted`; `None` if it never has, or not any more.
+/// Where the log of a server has executed exactly what lies before `cut`, the same last transaction included; `None` if it
+/// never has, or not any more.
 pub async fn locate(
     settings: &Settings,
     replica: &Replica,
     server: &Server,
-    wanted: &GtidSet,
+    cut: &Cut,
 ) -> Result<Option<Place>, Error> {
+    let Some(witness) = &cut.witness else { return Ok(None) };
     for (file, _) in server.files.iter().rev() {
         let head = head(settings, replica, file).await?;
-        if head.executed == *wanted {
-            return Ok(Some(Place { head, offset: 0 }));
+        if head.executed == cut.executed {
+            // Then its last transaction is in the file before, if that is still there.
+            let before = server.files.iter().map(|(file, _)| file).rfind(|earlier| earlier.number < file.number);
+            let Some(before) = before else { return Ok(None) };
+            let before = self::head(settings, replica, before).await?;
+            let found = locate_in(settings, replica, &before, &cut.executed, witness).await?;
+            return Ok(found.map(|_| Place { head, offset: 0 }));
         }
-        if head.executed.is_subset(wanted) {
-            let found = locate_in(settings, replica, &head, wanted).await?;
+        if head.executed.is_subset(&cut.executed) {
+            let found = locate_in(settings, replica, &head, &cut.executed, witness).await?;
             return Ok(found.map(|offset| Place { head, offset }));
         }
     }
     Ok(None)
 }
 
-/// The offset in a file behind the transaction that completes `wanted`.
+/// The offset in a file behind the transaction that completes `wanted`, if that is `last`.
 async fn locate_in(
     settings: &Settings,
     replica: &Replica,
     head: &FileHead,
     wanted: &GtidSet,
+    last: &str,
 ) -> Result<Option<u64>, Error> {
     let mut look = Look::at(settings, replica, &head.file, 0).await?;
     let (mut grouper, mut executed) = (Grouper::default(), head.executed.clone());
     let found = look.until(|event, _| {
         let Mark::End(group) = grouper.next(event)? else { return Ok(None) };
-        let Some(gtid) = group.gtid else { return Ok(None) };
-        executed.insert(&gtid);
+        let Some(gtid) = &group.gtid else { return Ok(None) };
+        executed.insert(gtid);
         Ok(match executed == *wanted {
-            true => Some(Some(group.end)),
+            true => Some((witness(&group).as_deref() == Some(last)).then_some(group.end)),
             // Something that the archive does not have came first: the two went apart.
             false => (!executed.is_subset(wanted)).then_some(None),
         })

@@ -30,6 +30,8 @@ pub struct Begin {
     pub format: Vec<u8>,
     /// Executed set before the first byte.
     pub executed: GtidSet,
+    /// The last transaction before the first byte that has an identifier: fact `witness`.
+    pub witness: Option<String>,
 }
 
 /// Follows the bytes of the log, file after file.
@@ -62,7 +64,7 @@ impl Segmenter {
             grouper: Grouper::default(),
             format: begin.format.clone(),
             open: SegmentStart { name, start: begin.start },
-            account: Account::new(begin.offset, begin.executed.clone()),
+            account: Account::new(begin.offset, begin.executed.clone()).after(begin.witness.clone()),
             next: None,
         })
     }
@@ -125,7 +127,7 @@ impl Segmenter {
         self.feed.restart();
         self.grouper.abandon();
         self.format.clear();
-        self.account = Account::new(0, self.account.executed.clone());
+        self.account.restart(0);
         self.open = SegmentStart { name: name_of(&file, 0)?, start: self.open.start };
         self.file = file;
         self.next = None;
@@ -160,9 +162,8 @@ impl Segmenter {
         };
         self.open = SegmentStart { name: name_of(&file, offset)?, start: end };
         self.file = file;
-        let last = self.account.last;
-        self.account = Account::new(offset, self.account.executed.clone());
-        (self.account.inside, self.account.last) = (self.grouper.open_since(), last);
+        self.account.restart(offset);
+        self.account.inside = self.grouper.open_since();
         Ok(summary)
     }
 
@@ -191,6 +192,7 @@ impl Segmenter {
             (facts::INSIDE, number(self.account.inside)),
             (facts::OPEN, number(open)),
             (facts::LAST, last),
+            (facts::WITNESS, self.account.witness.clone()),
         ];
         facts.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         SegmentSummary { end, commits, marks: 0, facts }
@@ -237,7 +239,7 @@ fn note(event: &Event<'_>, grouper: &mut Grouper, account: &mut Account) -> Resu
             if group.begin == event.offset {
                 account.begin(group.committed_at);
             }
-            account.end(group.gtid.as_ref());
+            account.end(&group);
         }
     }
     let rotates = next_file(event).is_some();
