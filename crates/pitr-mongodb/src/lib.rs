@@ -18,7 +18,9 @@
 //! - [`note`]: what `pitr` itself writes into the log.
 //! - [`Mongo`]: the engine, as planner and archive see it.
 
+pub mod base;
 pub mod commands;
+pub mod connect;
 pub mod engine;
 pub mod entry;
 pub mod error;

@@ -46,3 +46,35 @@ pub const APPLICATION_NAME: &str = "pitr";
 
 /// Oldest version of the wire protocol that is supported: MongoDB 4.4.
 pub const OLDEST_VERSION: (u32, u32) = (4, 4);
+
+/// Connections to one server at most.
+pub const MAX_CONNECTIONS: u32 = 32;
+
+/// How often the catalog is listed until it did not change meanwhile.
+pub const CATALOG_ATTEMPTS: usize = 50;
+
+/// Time for a majority to get an entry, and how often it is asked for.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`COMMIT_TIMEOUT`].
+pub const COMMIT_POLL: Duration = Duration::from_millis(20);
+
+/// Bytes of documents in one range of a collection, about.
+pub const PARTITION: u64 = 64 << 20;
+
+/// Ranges of one collection at most.
+pub const MAX_PARTITIONS: u64 = 4096;
+
+/// Values of `_id` that are looked at for each cut.
+pub const SAMPLES_PER_PARTITION: u64 = 16;
+
+/// Bytes of one batch of documents, about. Servers send up to 16 MiB at once.
+pub const READ_BATCH: u64 = 2 << 20;
+
+/// How often a cursor that the server ended is opened again.
+pub const READ_ATTEMPTS: usize = 100;
+
+/// Ranges that are read at once.
+pub const DUMP_CONNECTIONS: usize = 4;
+
+/// Bytes of one part of a base's catalog.
+pub const CATALOG_PART: usize = 1 << 20;
