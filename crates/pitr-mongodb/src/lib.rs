@@ -27,7 +27,10 @@ pub mod error;
 pub mod limits;
 pub mod note;
 pub mod position;
+pub mod replay;
+pub mod restore;
 pub mod scan;
+mod spill;
 
 pub use engine::Mongo;
 pub use error::Error;

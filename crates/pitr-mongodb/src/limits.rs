@@ -78,3 +78,26 @@ pub const DUMP_CONNECTIONS: usize = 4;
 
 /// Bytes of one part of a base's catalog.
 pub const CATALOG_PART: usize = 1 << 20;
+
+/// Bytes of undecided transactions, and of documents that came out of order, in memory. The rest waits in a file.
+pub const TRANSACTION_MEMORY: usize = 16 << 20;
+/// See [`TRANSACTION_MEMORY`].
+pub const REORDER_MEMORY: usize = 16 << 20;
+
+/// Depth to which an `_id` is looked into to choose its lane.
+pub const MAX_HASH_DEPTH: usize = 32;
+
+/// Connections that apply log, and that insert documents of a base.
+pub const LANES: usize = 4;
+
+/// Writes that are sent to the target at once, at most.
+pub const BATCH_WRITES: usize = 1000;
+
+/// Bytes of writes that are sent at once, about. A command may have 48 MiB, a document 16 MiB.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Batches that wait for a lane.
+pub const QUEUED_BATCHES: usize = 1;
+
+/// How often a restore notes how far it is.
+pub const CHECKPOINT: Duration = Duration::from_secs(10);
