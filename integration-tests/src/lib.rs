@@ -25,6 +25,7 @@ mod account;
 pub mod containers;
 pub mod ledger;
 mod limits;
+pub mod mongodb;
 pub mod oracle;
 mod pitr;
 mod postgres;
@@ -36,6 +37,7 @@ mod stores;
 mod streamer;
 pub mod waldump;
 
+pub use self::mongodb::{Mongo, MongoSetup};
 pub use pitr::{Pitr, Run, SOURCE};
 pub use postgres::{Postgres, Setup, succeed};
 pub use programs::{Provider, has_postgres, provider};
