@@ -31,6 +31,7 @@ pub mod replay;
 pub mod restore;
 pub mod scan;
 mod spill;
+pub mod stream;
 
 pub use engine::Mongo;
 pub use error::Error;

@@ -101,3 +101,6 @@ pub const QUEUED_BATCHES: usize = 1;
 
 /// How often a restore notes how far it is.
 pub const CHECKPOINT: Duration = Duration::from_secs(10);
+
+/// Entries in one answer to a tailing cursor, at most.
+pub const TAIL_BATCH: i32 = 5000;
