@@ -265,8 +265,11 @@ pub struct Restore {
     #[command(flatten)]
     pub target: TargetArgs,
     /// A new or empty directory for the restored data
-    #[arg(long, value_name = "DIR")]
-    pub into: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "target_url")]
+    pub into: Option<PathBuf>,
+    /// An empty server to restore into; its password comes from the file that PITR_TARGET_PASSWORD_FILE names
+    #[arg(long, value_name = "URL", conflicts_with = "into")]
+    pub target_url: Option<String>,
     /// Start the server, wait for the target and check the position reached
     #[arg(long)]
     pub start: bool,
@@ -298,6 +301,8 @@ impl Restore {
     /// The flags given that not every engine knows.
     pub fn special_flags(&self) -> Vec<&'static str> {
         given(&[
+            ("--into", self.into.is_some()),
+            ("--target-url", self.target_url.is_some()),
             ("--start", self.start),
             ("--bin-dir", self.bin_dir.is_some()),
             ("--promote", self.promote),

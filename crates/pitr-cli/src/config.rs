@@ -111,6 +111,8 @@ impl TryFrom<String> for Interval {
 pub enum EngineKind {
     /// PostgreSQL 13 to 18
     Postgres,
+    /// MongoDB 4.4 and later
+    Mongodb,
 }
 
 impl EngineKind {
@@ -123,17 +125,20 @@ impl EngineKind {
 impl Source {
     /// The password, from its file; one that others can read is refused.
     pub fn password(&self) -> Result<Option<String>, Failure> {
-        use std::os::unix::fs::PermissionsExt;
-        let Some(path) = &self.password_file else { return Ok(None) };
-        let denied =
-            |what: String| Failure::new(ErrorKind::Denied, format!("password file {}: {what}", path.display()));
-        let meta = std::fs::metadata(path).map_err(|error| denied(error.to_string()))?;
-        if meta.permissions().mode() & 0o077 != 0 {
-            return Err(denied("others can read it".to_owned()).next(format!("chmod 600 {}", path.display())));
-        }
-        let text = std::fs::read_to_string(path).map_err(|error| denied(error.to_string()))?;
-        Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+        self.password_file.as_deref().map(read_password).transpose()
     }
+}
+
+/// Reads a password from a file; one that others can read is refused.
+pub fn read_password(path: &Path) -> Result<String, Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let denied = |what: String| Failure::new(ErrorKind::Denied, format!("password file {}: {what}", path.display()));
+    let meta = std::fs::metadata(path).map_err(|error| denied(error.to_string()))?;
+    if meta.permissions().mode() & 0o077 != 0 {
+        return Err(denied("others can read it".to_owned()).next(format!("chmod 600 {}", path.display())));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| denied(error.to_string()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 impl Config {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
@@ -31,6 +31,10 @@ macro_rules! by_engine {
         match $kind {
             $crate::config::EngineKind::Postgres => {
                 type $engine = pitr_postgres::Postgres;
+                $body
+            }
+            $crate::config::EngineKind::Mongodb => {
+                type $engine = pitr_mongodb::Mongo;
                 $body
             }
         }
@@ -137,17 +141,36 @@ pub struct Taken<P> {
     pub warnings: Vec<Warning>,
 }
 
-/// Where a restore goes. The first engine that restores into a running server adds its URL and password here.
+/// Where a restore goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destination {
     /// A new or empty directory, absolute.
     Directory(PathBuf),
+    /// An empty server that runs.
+    Server {
+        /// Where it is; never with a password.
+        url: String,
+        /// File with the password.
+        password_file: Option<PathBuf>,
+    },
+}
+
+impl Destination {
+    /// The directory.
+    pub fn directory(&self) -> Result<&Path, Failure> {
+        match self {
+            Self::Directory(path) => Ok(path),
+            Self::Server { .. } => Err(Failure::new(ErrorKind::Usage, "this engine restores into a directory")
+                .next("give a new or empty directory with --into")),
+        }
+    }
 }
 
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::Server { url, .. } => f.write_str(url),
         }
     }
 }

@@ -13,6 +13,7 @@ mod engine;
 mod failure;
 mod limits;
 mod log;
+mod mongodb;
 mod planning;
 mod postgres;
 mod progress;

@@ -19,11 +19,13 @@
 //! - [`Mongo`]: the engine, as planner and archive see it.
 
 pub mod base;
+pub mod check;
 pub mod commands;
 pub mod connect;
 pub mod engine;
 pub mod entry;
 pub mod error;
+pub mod grants;
 pub mod limits;
 pub mod note;
 pub mod position;

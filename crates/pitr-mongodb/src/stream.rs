@@ -121,7 +121,7 @@ impl OplogStream {
             any = true;
             if let Some(first) = self.first {
                 if entry.optime != first.entry {
-                    return Err(self.not_the_first(first.entry).await);
+                    return Err(not_the_first(&self.member, first.entry).await);
                 }
                 self.first = None;
                 if !first.included {
@@ -138,35 +138,8 @@ impl OplogStream {
         }
         match self.first {
             // The cursor found nothing at or after what the archive has.
-            Some(first) if !any => Err(self.behind(first.entry).await),
+            Some(first) if !any => Err(behind(&self.member, first.entry).await),
             _ => Ok(()),
-        }
-    }
-
-    async fn not_the_first(&self, wanted: OpTime) -> Error {
-        match oplog_bounds(&self.member).await {
-            Ok((oldest, _)) if oldest.stamp > wanted.stamp => self.rolled_over(wanted, oldest),
-            Ok(_) => Error::Diverged { host: self.member.host.clone(), wanted: wanted.to_string() },
-            Err(error) => error,
-        }
-    }
-
-    async fn behind(&self, wanted: OpTime) -> Error {
-        match oplog_bounds(&self.member).await {
-            Ok((_, newest)) => Error::Behind {
-                host: self.member.host.clone(),
-                newest: newest.to_string(),
-                wanted: wanted.to_string(),
-            },
-            Err(error) => error,
-        }
-    }
-
-    fn rolled_over(&self, wanted: OpTime, oldest: OpTime) -> Error {
-        Error::RolledOver {
-            host: self.member.host.clone(),
-            wanted: wanted.to_string(),
-            oldest: oldest.to_string(),
         }
     }
 
@@ -183,9 +156,15 @@ impl OplogStream {
             let silent = |_| Error::Silent { doing: doing.to_owned(), seconds: TAIL_SILENCE.as_secs() };
             match batch.map_err(silent)? {
                 Some(Ok(batch)) => self.take(&batch).await?,
-                Some(Err(error)) => return Err(self.lost(error).await),
+                Some(Err(error)) => {
+                    let wanted = self.last_wanted();
+                    return Err(lost(&self.member, wanted, error).await);
+                }
                 // The server closes a cursor on an empty or shrunken collection.
-                None => return Err(self.behind(self.last_wanted()).await),
+                None => {
+                    let wanted = self.last_wanted();
+                    return Err(behind(&self.member, wanted).await);
+                }
             }
             self.heartbeat.beat_if_idle();
         }
@@ -193,16 +172,6 @@ impl OplogStream {
 
     fn last_wanted(&self) -> OpTime {
         self.first.map(|first| first.entry).or(self.end.last_entry()).unwrap_or(OpTime { term: -1, stamp: self.end.stamp })
-    }
-
-    /// A cursor that fell behind the oldest entry is a gap; any other failure is of the connection.
-    async fn lost(&self, error: mongodb::error::Error) -> Error {
-        if crate::error::code(&error) == Some(CAPPED_POSITION_LOST)
-            && let Ok((oldest, _)) = oplog_bounds(&self.member).await
-        {
-            return self.rolled_over(self.last_wanted(), oldest);
-        }
-        Error::Server { doing: format!("tailing the oplog of {}", self.member.host), source: Box::new(error) }
     }
 
     fn count(&mut self, bytes: &[u8]) -> Result<()> {
@@ -215,6 +184,39 @@ impl OplogStream {
         }
         Ok(())
     }
+}
+
+/// Why the first document is not the one that was asked for.
+async fn not_the_first(member: &Member, wanted: OpTime) -> Error {
+    match oplog_bounds(member).await {
+        Ok((oldest, _)) if oldest.stamp > wanted.stamp => rolled_over(member, wanted, oldest),
+        Ok(_) => Error::Diverged { host: member.host.clone(), wanted: wanted.to_string() },
+        Err(error) => error,
+    }
+}
+
+/// Why there is no document at all.
+async fn behind(member: &Member, wanted: OpTime) -> Error {
+    match oplog_bounds(member).await {
+        Ok((_, newest)) => {
+            Error::Behind { host: member.host.clone(), newest: newest.to_string(), wanted: wanted.to_string() }
+        }
+        Err(error) => error,
+    }
+}
+
+/// A cursor that fell behind the oldest entry is a gap; any other failure is of the connection.
+async fn lost(member: &Member, wanted: OpTime, error: mongodb::error::Error) -> Error {
+    if crate::error::code(&error) == Some(CAPPED_POSITION_LOST)
+        && let Ok((oldest, _)) = oplog_bounds(member).await
+    {
+        return rolled_over(member, wanted, oldest);
+    }
+    Error::Server { doing: format!("tailing the oplog of {}", member.host), source: Box::new(error) }
+}
+
+fn rolled_over(member: &Member, wanted: OpTime, oldest: OpTime) -> Error {
+    Error::RolledOver { host: member.host.clone(), wanted: wanted.to_string(), oldest: oldest.to_string() }
 }
 
 const CAPPED_POSITION_LOST: i32 = 136;

@@ -11,7 +11,7 @@ use pitr_postgres::server::{Reached, StartOptions};
 use pitr_postgres::{PgPosition, Postgres};
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Destination, RestoreJob, Restored};
+use crate::engine::{RestoreJob, Restored};
 use crate::failure::Failure;
 use crate::limits::PREFETCH_SEGMENTS;
 use crate::planning::describe;
@@ -21,7 +21,7 @@ use crate::time;
 
 /// Lays the base down, and starts the server there if asked to.
 pub async fn restore(job: RestoreJob<'_, Postgres>) -> Result<Restored<PgPosition>, Failure> {
-    let Destination::Directory(into) = &job.destination;
+    let into = job.destination.directory()?;
     let args = job.args;
     let tablespaces = args.tablespace.iter().map(|text| tablespace(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
     access::check(job.site.context, into, args.start)?;

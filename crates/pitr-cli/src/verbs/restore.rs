@@ -12,6 +12,9 @@ use crate::planning::{self, describe};
 use crate::report::Report;
 use crate::time;
 
+/// Environment variable that names the file with the password for `--target-url`.
+const TARGET_PASSWORD_FILE: &str = "PITR_TARGET_PASSWORD_FILE";
+
 /// Restores one source.
 pub async fn run(context: &Context, args: &Restore, quiet: bool) -> Result<Report, Failure> {
     let site = Site::of(context, args.source.as_deref())?;
@@ -37,9 +40,19 @@ async fn restore<E: Product>(site: Site<'_>, args: &Restore, quiet: bool) -> Res
 }
 
 fn destination(args: &Restore) -> Result<Destination, Failure> {
-    let into = std::path::absolute(&args.into)
-        .map_err(|error| Failure::new(ErrorKind::Usage, format!("cannot use {}: {error}", args.into.display())))?;
-    Ok(Destination::Directory(into))
+    let usage = |text: String| Failure::new(ErrorKind::Usage, text);
+    match (&args.into, &args.target_url) {
+        (Some(into), None) => {
+            let absolute = std::path::absolute(into);
+            let absolute = absolute.map_err(|error| usage(format!("cannot use {}: {error}", into.display())))?;
+            Ok(Destination::Directory(absolute))
+        }
+        (None, Some(url)) => {
+            let password_file = std::env::var_os(TARGET_PASSWORD_FILE).map(Into::into);
+            Ok(Destination::Server { url: url.clone(), password_file })
+        }
+        _ => Err(usage("say where to restore to: --into DIR or --target-url URL".to_owned())),
+    }
 }
 
 /// Says what is going to happen before it does.

@@ -75,10 +75,6 @@ impl Settings {
         credential.password = self.password.as_ref().map(|password| password.0.clone());
     }
 
-    /// A client that follows the topology.
-    pub(crate) async fn client(&self) -> Result<Client> {
-        Client::with_options(self.options().await?).doing("making a client")
-    }
 
     /// A client of one member alone.
     pub(crate) async fn direct(&self, member: &ServerAddress) -> Result<Client> {

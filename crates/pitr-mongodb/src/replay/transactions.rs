@@ -68,8 +68,4 @@ impl Transactions {
         self.open.len()
     }
 
-    /// True if none is open.
-    pub fn is_empty(&self) -> bool {
-        self.open.is_empty()
-    }
 }

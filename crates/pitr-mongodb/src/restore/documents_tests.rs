@@ -2,6 +2,8 @@
 
 use mongodb::bson::{Document, doc};
 
+use mongodb::bson::RawDocumentBuf;
+
 use super::*;
 
 fn raw(document: Document) -> RawDocumentBuf {

@@ -1,0 +1,98 @@
+//! Restores into an empty server that runs.
+
+use pitr_core::ErrorKind;
+use pitr_core::ports::Recovery;
+use pitr_mongodb::connect::{Password, Settings};
+use pitr_mongodb::restore::{MongoRestore, RestoreReport};
+use pitr_mongodb::{Mongo, MongoPosition};
+use serde_json::{Map, json};
+
+use crate::config::read_password;
+use crate::engine::{Destination, RestoreJob, Restored};
+use crate::failure::{During, Failure};
+use crate::report::Warning;
+use crate::time;
+
+/// Lays the base down and replays the log.
+pub async fn restore(job: RestoreJob<'_, Mongo>) -> Result<Restored<MongoPosition>, Failure> {
+    let settings = target(&job.destination)?;
+    let recovery = single_segments(&job).await?;
+    let report = MongoRestore::new(settings).run(&recovery, job.archive).await?;
+    Ok(done(&report, &job.destination))
+}
+
+fn target(destination: &Destination) -> Result<Settings, Failure> {
+    let Destination::Server { url, password_file } = destination else {
+        return Err(Failure::new(ErrorKind::Usage, "this engine restores into a server that runs")
+            .next("start an empty mongod and give it with --target-url mongodb://HOST:PORT/?directConnection=true"));
+    };
+    let settings = Settings::parse(url).during("--target-url")?;
+    Ok(match password_file {
+        Some(path) => settings.with_password(Password::new(read_password(path)?)),
+        None => settings,
+    })
+}
+
+/// The engine reads segment by segment: roll-ups are opened for it.
+async fn single_segments(job: &RestoreJob<'_, Mongo>) -> Result<Recovery<MongoPosition>, Failure> {
+    let mut recovery = job.recovery.clone();
+    let mut log = Vec::new();
+    for span in recovery.log {
+        if span.is_single() {
+            log.push(span);
+        } else {
+            log.extend(job.archive.expand::<Mongo>(&span).await?);
+        }
+    }
+    recovery.log = log;
+    Ok(recovery)
+}
+
+fn done(report: &RestoreReport, destination: &Destination) -> Restored<MongoPosition> {
+    let mut what = format!(
+        "into {}: {} collections and views with {} documents, {}; then {} writes of the log, {} commands, {} transactions; {} indexes",
+        report.host,
+        report.collections,
+        report.documents,
+        time::bytes(report.bytes),
+        report.log.writes,
+        report.log.commands,
+        report.log.transactions,
+        report.indexes,
+    );
+    what.push_str(if report.resumed { ", going on where an interrupted restore had stopped.\n" } else { ".\n" });
+    if report.undecided > 0 {
+        what.push_str(&format!("Transactions that were open at that moment and left out: {}.\n", report.undecided));
+    }
+    let next = match destination {
+        Destination::Server { url, .. } => vec![format!("mongosh '{url}'")],
+        Destination::Directory(_) => Vec::new(),
+    };
+    let expiry = Warning {
+        code: "expiry_off",
+        message: "documents do not expire on this server until it is restarted, so that nothing that was restored is deleted".to_owned(),
+        next: vec!["db.adminCommand({ setParameter: 1, ttlMonitorEnabled: true })   // once you have what you need".to_owned()],
+    };
+    Restored {
+        what,
+        state: "The server is writable and holds the state of that moment.\n".to_owned(),
+        reached: Some(report.reached),
+        data: data(report),
+        warnings: vec![expiry],
+        next,
+    }
+}
+
+fn data(report: &RestoreReport) -> Map<String, serde_json::Value> {
+    let pairs = [
+        ("server", json!(report.host)),
+        ("collections", json!(report.collections)),
+        ("documents", json!(report.documents)),
+        ("bytes", json!(report.bytes)),
+        ("log", json!({"entries": report.log.entries, "writes": report.log.writes, "commands": report.log.commands, "transactions": report.log.transactions})),
+        ("indexes", json!(report.indexes)),
+        ("undecided", json!(report.undecided)),
+        ("resumed", json!(report.resumed)),
+    ];
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
