@@ -25,6 +25,9 @@ mod account;
 pub mod containers;
 pub mod ledger;
 mod limits;
+pub mod mongo_load;
+mod mongo_stream;
+pub mod mongo_truth;
 pub mod mongodb;
 pub mod oracle;
 mod pitr;
@@ -37,6 +40,7 @@ mod stores;
 mod streamer;
 pub mod waldump;
 
+pub use self::mongo_stream::{Streaming, optime, wait_for_archive};
 pub use self::mongodb::{Mongo, MongoSetup};
 pub use pitr::{Pitr, Run, SOURCE};
 pub use postgres::{Postgres, Setup, succeed};

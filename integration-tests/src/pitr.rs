@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::account::Account;
-use crate::{Azurite, Postgres, S3, Scratch};
+use crate::{Azurite, Mongo, Postgres, S3, Scratch};
 
 /// Name of the one source in the configurations of the tests.
 pub const SOURCE: &str = "main";
@@ -48,6 +48,7 @@ struct Shape<'a> {
     environment: Vec<(String, String)>,
     archive: Option<PathBuf>,
     encrypted: bool,
+    engine: &'a str,
     source_url: &'a str,
 }
 
@@ -67,6 +68,7 @@ impl Pitr {
             environment: vec![],
             archive: Some(archive),
             encrypted,
+            engine: "postgres",
             source_url: &server.url(),
         };
         Self::new(scratch, shape)
@@ -76,17 +78,45 @@ impl Pitr {
     pub fn of_server_at(scratch: &Scratch, source_url: &str) -> Result<Self> {
         let archive = scratch.path().join("archive");
         let url = format!("file://{}", archive.display());
-        Self::new(
-            scratch,
-            Shape { url, options: vec![], environment: vec![], archive: Some(archive), encrypted: false, source_url },
-        )
+        let shape = Shape {
+            url,
+            options: vec![],
+            environment: vec![],
+            archive: Some(archive),
+            encrypted: false,
+            engine: "postgres",
+            source_url,
+        };
+        Self::new(scratch, shape)
+    }
+
+    /// An archive in a local directory, of a replica set.
+    pub fn of_mongo(scratch: &Scratch, server: &Mongo, encrypted: bool) -> Result<Self> {
+        let archive = scratch.path().join("archive");
+        let shape = Shape {
+            url: format!("file://{}", archive.display()),
+            options: vec![],
+            environment: vec![],
+            archive: Some(archive),
+            encrypted,
+            engine: "mongodb",
+            source_url: &server.url(),
+        };
+        Self::new(scratch, shape)
     }
 
     /// An encrypted archive on a real S3 server.
     pub fn on_s3(scratch: &Scratch, server: &Postgres, s3: &S3) -> Result<Self> {
         let (options, environment) = (s3.options(), s3.environment());
-        let shape =
-            Shape { url: s3.url(), options, environment, archive: None, encrypted: true, source_url: &server.url() };
+        let shape = Shape {
+            url: s3.url(),
+            options,
+            environment,
+            archive: None,
+            encrypted: true,
+            engine: "postgres",
+            source_url: &server.url(),
+        };
         Self::new(scratch, shape)
     }
 
@@ -99,6 +129,7 @@ impl Pitr {
             environment,
             archive: None,
             encrypted: true,
+            engine: "postgres",
             source_url: &server.url(),
         };
         Self::new(scratch, shape)
@@ -128,7 +159,7 @@ impl Pitr {
         } else {
             toml.push_str("disabled = true\n");
         }
-        write!(toml, "[sources.{SOURCE}]\nengine = \"postgres\"\nurl = {:?}\n", shape.source_url)?;
+        write!(toml, "[sources.{SOURCE}]\nengine = {:?}\nurl = {:?}\n", shape.engine, shape.source_url)?;
         scratch.write("pitr.toml", &toml)?;
         Ok(pitr)
     }

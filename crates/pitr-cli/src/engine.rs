@@ -84,6 +84,9 @@ pub trait Product: Engine {
         progress: &ProgressBar,
     ) -> impl Future<Output = Result<Taken<Self::Position>, Failure>> + Send;
 
+    /// Writes a named point into the log of the source. Returns where it is, for people.
+    fn mark(site: Site<'_>, name: &str) -> impl Future<Output = Result<String, Failure>> + Send;
+
     /// Where its log is streamed from.
     type Upstream: Upstream<Engine = Self>;
 

@@ -17,13 +17,13 @@ use pitr_core::{Facts, LineageId, PortError, SegmentName};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::connect::{Member, Prefer, Settings, lineage_facts, oplog_bounds};
+use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_facts, oplog_bounds};
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
 use crate::limits::{GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE};
 use crate::note;
-use crate::position::{MongoPosition, OpTime};
+use crate::position::{MongoPosition, OpTime, Stamp};
 use crate::scan::Tally;
 
 /// Where a stream begins.
@@ -33,8 +33,6 @@ pub enum Begin {
     After(MongoPosition),
     /// With this entry.
     With(OpTime),
-    /// With the oldest entry that the source has.
-    Oldest,
     /// With the newest entry that a majority has.
     Newest,
 }
@@ -42,9 +40,7 @@ pub enum Begin {
 /// The oplog of one member, from one place on.
 pub struct OplogStream {
     member: Member,
-    settings: Settings,
     lineage: LineageId,
-    facts: Facts,
     cursor: RawBatchCursor,
     /// What the first document must be, until it came.
     first: Option<First>,
@@ -62,51 +58,69 @@ struct First {
     included: bool,
 }
 
-impl OplogStream {
-    /// Opens a stream on the member that suits best. `lineage` names the history if it is not the set's first.
-    pub async fn open(settings: &Settings, begin: Begin, lineage: Option<LineageId>) -> Result<Self> {
+/// A member to stream from, before it is known where to begin.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    member: Member,
+    settings: Settings,
+    /// The history of the set, as far as its identity tells.
+    pub lineage: LineageId,
+    /// Facts of the history, for its registration.
+    pub facts: Facts,
+    /// Its oldest entry.
+    pub oldest: OpTime,
+    /// Its newest entry that a majority has.
+    pub newest: OpTime,
+}
+
+impl Upstream {
+    /// Connects to the member that suits best.
+    pub async fn connect(settings: &Settings) -> Result<Self> {
         let member = Member::connect(settings, Prefer::Secondary).await?;
-        let (first_lineage, facts) = lineage_facts(&member).await?;
+        let (lineage, facts) = lineage_facts(&member).await?;
         let (oldest, newest) = oplog_bounds(&member).await?;
+        Ok(Self { member, settings: settings.clone(), lineage, facts, oldest, newest })
+    }
+
+    /// True if the oplog has this very entry.
+    pub async fn holds(&self, entry: OpTime) -> Result<bool> {
+        Ok(entry_at(&self.member, entry.stamp).await? == Some(entry))
+    }
+
+    /// The first entry at or after a timestamp.
+    pub async fn first_from(&self, stamp: Stamp) -> Result<Option<OpTime>> {
+        first_from(&self.member, stamp).await
+    }
+
+    /// Opens a stream of a lineage, which is [`Upstream::lineage`] or one that forked off it.
+    pub async fn stream(self, begin: Begin, lineage: LineageId) -> Result<OplogStream> {
         let (first, start) = match begin {
             Begin::After(cut) => {
                 let unknown = || Error::answer("resuming", format!("{cut} does not tell its last entry"));
                 (First { entry: cut.last_entry().ok_or_else(unknown)?, included: false }, cut)
             }
             Begin::With(entry) => (First { entry, included: true }, entry.before()),
-            Begin::Oldest => (First { entry: oldest, included: true }, oldest.before()),
-            Begin::Newest => (First { entry: newest, included: true }, newest.before()),
+            Begin::Newest => (First { entry: self.newest, included: true }, self.newest.before()),
         };
-        let cursor = tail(&member, first.entry).await?;
-        let heartbeat = Heartbeat::new(settings.clone());
-        Ok(Self {
-            lineage: lineage.unwrap_or(first_lineage),
-            settings: settings.clone(),
-            member,
-            facts,
+        let cursor = tail(&self.member, first.entry).await?;
+        Ok(OplogStream {
+            lineage,
+            member: self.member,
             cursor,
             first: Some(first),
             ready: VecDeque::new(),
             open: SegmentStart { name: segment_name(start)?, start },
             end: start,
             tally: Tally::default(),
-            heartbeat,
+            heartbeat: Heartbeat::new(self.settings),
         })
     }
+}
 
-    /// Facts of the history, for its registration.
-    pub fn facts(&self) -> &Facts {
-        &self.facts
-    }
-
+impl OplogStream {
     /// The member that is read.
     pub fn host(&self) -> &str {
         &self.member.host
-    }
-
-    /// How to reach the set.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// Takes the documents of one batch.
@@ -171,14 +185,20 @@ impl OplogStream {
     }
 
     fn last_wanted(&self) -> OpTime {
-        self.first.map(|first| first.entry).or(self.end.last_entry()).unwrap_or(OpTime { term: -1, stamp: self.end.stamp })
+        self.first
+            .map(|first| first.entry)
+            .or(self.end.last_entry())
+            .unwrap_or(OpTime { term: -1, stamp: self.end.stamp })
     }
 
     fn count(&mut self, bytes: &[u8]) -> Result<()> {
         for entry in crate::entry::Entries::new(bytes) {
             let entry = entry?;
             if let Some(name) = self.tally.add(&entry) {
-                tracing::warn!("the oplog holds an operation {name:?} at {}: a restore over it is refused", entry.optime);
+                tracing::warn!(
+                    "the oplog holds an operation {name:?} at {}: a restore over it is refused",
+                    entry.optime
+                );
             }
             self.end = entry.optime.after();
         }
@@ -308,11 +328,11 @@ impl Heartbeat {
     }
 }
 
-/// Writes a note into the log of the set, and gives the time of the write.
-pub async fn write_note(settings: &Settings, data: mongodb::bson::Document) -> Result<OpTime> {
+/// Writes a note into the log of the set. Returns its timestamp, or a later one.
+pub async fn write_note(settings: &Settings, data: mongodb::bson::Document) -> Result<Stamp> {
     let primary = Member::connect(settings, Prefer::Primary).await?;
     let doing = "writing a note into the oplog";
     let answer = primary.admin(doc! { "appendOplogNote": 1, "data": data }, doing).await?;
     let stamp = answer.get_timestamp("operationTime").map_err(|error| Error::answer(doing, error))?;
-    Ok(OpTime { term: -1, stamp: stamp.into() })
+    Ok(stamp.into())
 }

@@ -22,12 +22,12 @@ pub async fn backup(
 ) -> Result<Taken<MongoPosition>, Failure> {
     let settings = connection(&site)?;
     let bar = progress.clone();
-    let backup = MongoBackup::new(settings.clone()).on_progress(Arc::new(move |done, total| {
+    let backup = MongoBackup::new(settings).on_progress(Arc::new(move |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     }));
     let (mut record, report) = backup.run(into).await?;
-    record.lineage = lineage::current(archive, &settings, &record.lineage, &report.lineage_facts).await?;
+    record.lineage = lineage::current(archive, &record.lineage, &report.lineage_facts).await?;
     Ok(Taken { content: content(&report), data: data(&report), record, warnings: Vec::new() })
 }
 

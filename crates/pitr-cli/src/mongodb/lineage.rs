@@ -3,7 +3,6 @@
 use pitr_archive::SourceArchive;
 use pitr_core::{ErrorKind, Facts, LineageId};
 use pitr_mongodb::MongoPosition;
-use pitr_mongodb::connect::Settings;
 use pitr_mongodb::engine::facts;
 
 use crate::failure::{During, Failure};
@@ -11,7 +10,6 @@ use crate::failure::{During, Failure};
 /// The lineage that the set continues; registered if it is the first of this set.
 pub async fn current(
     archive: &SourceArchive,
-    _settings: &Settings,
     first: &LineageId,
     known: &Facts,
 ) -> Result<LineageId, Failure> {

@@ -3,13 +3,17 @@
 mod backup;
 pub mod lineage;
 mod restore;
+mod stream;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::BaseWriter;
-use pitr_core::{Finding, Lineage, Scan, Span};
+use pitr_core::{ErrorKind, Finding, Lineage, Scan, Span};
 use pitr_mongodb::connect::{Password, Settings};
 use pitr_mongodb::grants::{GrantOptions, role_script};
+use pitr_mongodb::limits::MAX_MARK_NAME;
+use pitr_mongodb::note::mark_data;
+use pitr_mongodb::stream::write_note;
 use pitr_mongodb::{Mongo, MongoPosition, check, scan};
 
 use crate::cli::{Backup, Grants};
@@ -49,6 +53,20 @@ impl Product for Mongo {
         progress: &ProgressBar,
     ) -> Result<Taken<MongoPosition>, Failure> {
         backup::backup(site, archive, into, progress).await
+    }
+
+    async fn mark(site: Site<'_>, name: &str) -> Result<String, Failure> {
+        if name.len() > MAX_MARK_NAME {
+            return Err(Failure::new(ErrorKind::Usage, format!("a name has at most {MAX_MARK_NAME} bytes")));
+        }
+        let at = write_note(&connection(&site)?, mark_data(name)).await?;
+        Ok(format!("optime {at}"))
+    }
+
+    type Upstream = stream::MongoUpstream;
+
+    fn upstream(site: Site<'_>) -> Result<Self::Upstream, Failure> {
+        Ok(stream::MongoUpstream::new(connection(&site)?))
     }
 
     async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<MongoPosition>, Failure> {

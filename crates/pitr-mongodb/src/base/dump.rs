@@ -96,7 +96,12 @@ impl Reader<'_> {
         let doing = format!("reading {}", self.job.collection.ns());
         let command = RawDocumentBuf::try_from(&self.command()).map_err(|error| Error::answer(&doing, error))?;
         let database = self.member.database(&self.job.collection.db);
-        let mut cursor = database.run_raw_cursor_command(command).batch_size(self.job.batch.unsigned_abs()).batch().await.doing(&doing)?;
+        let mut cursor = database
+            .run_raw_cursor_command(command)
+            .batch_size(self.job.batch.unsigned_abs())
+            .batch()
+            .await
+            .doing(&doing)?;
         let mut seen = self.last.clone();
         while let Some(batch) = cursor.try_next().await.doing(&doing)? {
             let mut bytes = Vec::with_capacity(batch.as_raw_document().as_bytes().len());
@@ -138,11 +143,14 @@ impl Reader<'_> {
         } else {
             command.insert("hint", doc! { "$natural": 1 });
         }
-        command.insert("readConcern", match self.snapshot {
-            Some(at) => doc! { "level": "snapshot", "atClusterTime": Timestamp::from(at) },
-            // Never what a majority does not have: it could be rolled back.
-            None => doc! { "level": "majority" },
-        });
+        command.insert(
+            "readConcern",
+            match self.snapshot {
+                Some(at) => doc! { "level": "snapshot", "atClusterTime": Timestamp::from(at) },
+                // Never what a majority does not have: it could be rolled back.
+                None => doc! { "level": "majority" },
+            },
+        );
         command
     }
 }

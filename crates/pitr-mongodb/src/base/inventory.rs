@@ -118,7 +118,9 @@ async fn unchanged(member: &Member, from: Stamp, to: Stamp) -> Result<bool> {
 fn changes_catalog(entry: &Entry<'_>) -> bool {
     let inner_command = || {
         let operations = entry.operations().into_iter().flatten().flatten();
-        operations.filter_map(|operation| operation.as_document()).any(|operation| operation.get_str("op").is_ok_and(|op| op == "c"))
+        operations
+            .filter_map(|operation| operation.as_document())
+            .any(|operation| operation.get_str("op").is_ok_and(|op| op == "c"))
     };
     match (entry.op, entry.meaning()) {
         (Op::Command("applyOps"), _) => inner_command(),
@@ -208,10 +210,23 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_server_is_left_to_the_server() {
-        for (db, name) in [("local", "oplog.rs"), ("config", "transactions"), ("admin", "system.version"), ("admin", "system.keys"), ("shop", "system.profile")] {
+        for (db, name) in [
+            ("local", "oplog.rs"),
+            ("config", "transactions"),
+            ("admin", "system.version"),
+            ("admin", "system.keys"),
+            ("shop", "system.profile"),
+        ] {
             assert!(!is_kept(db, name), "{db}.{name}");
         }
-        for (db, name) in [("admin", "system.users"), ("admin", "notes"), ("shop", "orders"), ("shop", "system.js"), ("shop", "system.buckets.weather"), ("shop", "systematic")] {
+        for (db, name) in [
+            ("admin", "system.users"),
+            ("admin", "notes"),
+            ("shop", "orders"),
+            ("shop", "system.js"),
+            ("shop", "system.buckets.weather"),
+            ("shop", "systematic"),
+        ] {
             assert!(is_kept(db, name), "{db}.{name}");
         }
     }

@@ -72,15 +72,11 @@ impl MongoBackup {
         let member = Member::connect(&self.settings, Prefer::Secondary).await?;
         let (lineage, lineage_facts) = lineage_facts(&member).await?;
         let inventory = inventory::take(&member).await?;
-        let header = Header {
-            at: inventory.at,
-            version: member.version_text(),
-            compatibility: compatibility(&member).await?,
-        };
+        let header =
+            Header { at: inventory.at, version: member.version_text(), compatibility: compatibility(&member).await? };
         let mut collections = inventory.collections;
         self.documents(&member, &mut collections, inventory.at.stamp, into).await?;
-        let newer: Vec<String> =
-            collections.iter().filter(|c| c.read != Read::Snapshot).map(Collection::ns).collect();
+        let newer: Vec<String> = collections.iter().filter(|c| c.read != Read::Snapshot).map(Collection::ns).collect();
         write_catalog(&header, &collections, into).await?;
 
         let until = collections.iter().filter_map(|c| if let Read::Until(at) = c.read { Some(at) } else { None }).max();
@@ -91,10 +87,7 @@ impl MongoBackup {
             (facts::VERSION.to_owned(), header.version.clone()),
             (facts::COMPATIBILITY.to_owned(), header.compatibility.clone()),
         ]);
-        let consistent = until.map_or(inventory.at.after(), |until| MongoPosition {
-            term: None,
-            stamp: until.next(),
-        });
+        let consistent = until.map_or(inventory.at.after(), |until| MongoPosition { term: None, stamp: until.next() });
         let ended = Timestamp::from(std::time::SystemTime::now());
         let record =
             BackupRecord { lineage, start: inventory.start, consistent, taken: (begun, ended), facts: base_facts };

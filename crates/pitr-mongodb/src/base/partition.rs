@@ -62,7 +62,12 @@ pub async fn size(member: &Member, collection: &Collection) -> Result<Size> {
 }
 
 /// Cuts a collection into ranges of about equal size.
-pub async fn partitions(member: &Member, collection: &Collection, id: CollectionId, size: Size) -> Result<Vec<Partition>> {
+pub async fn partitions(
+    member: &Member,
+    collection: &Collection,
+    id: CollectionId,
+    size: Size,
+) -> Result<Vec<Partition>> {
     let wanted = size.bytes.div_ceil(PARTITION).min(MAX_PARTITIONS);
     if wanted < 2 || !collection.has_plain_ids() {
         return Ok(vec![Partition::whole()]);

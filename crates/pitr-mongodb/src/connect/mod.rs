@@ -11,7 +11,7 @@ use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;
 
-pub use self::query::{compatibility, entry_at, oplog_bounds};
+pub use self::query::{compatibility, entry_at, first_from, oplog_bounds};
 pub(crate) use self::query::{find_one, lineage_facts};
 pub use self::settings::{Password, Settings};
 use crate::error::{Doing, Error, Result};

@@ -1,12 +1,11 @@
 //! Small questions about a server's oplog and identity.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Document, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use pitr_core::{Facts, LineageId};
 
 use super::Member;
 use crate::engine::facts;
-use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
 use crate::position::{OpTime, Stamp};
 
@@ -29,24 +28,34 @@ async fn last_committed(member: &Member) -> Result<OpTime> {
 async fn edge(member: &Member, direction: i32) -> Result<OpTime> {
     let command = rawdoc! {
         "find": "oplog.rs", "sort": { "$natural": direction }, "limit": 1, "singleBatch": true,
-        "projection": { "ts": 1, "t": 1, "op": 1, "ns": 1, "o": { "$literal": {} } },
+        "projection": { "ts": 1, "t": 1 },
         "readConcern": { "level": "majority" },
     };
     let found = first(member, "local", command, "reading the oplog").await?;
     let found = found.ok_or_else(|| Error::answer("reading the oplog", "it is empty"))?;
-    Ok(Entry::decode(found.as_bytes(), 0)?.optime)
+    optime(&found)
 }
 
 /// The entry with exactly this timestamp, if the oplog has it.
 pub async fn entry_at(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
+    Ok(first_from(member, stamp).await?.filter(|found| found.stamp == stamp))
+}
+
+/// The first entry at or after a timestamp. The server seeks to it, whatever the size of the oplog.
+pub async fn first_from(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
     let at = mongodb::bson::Timestamp::from(stamp);
     let command = rawdoc! {
-        "find": "oplog.rs", "filter": { "ts": { "$gte": at, "$lte": at } }, "limit": 1, "singleBatch": true,
-        "projection": { "ts": 1, "t": 1, "op": 1, "ns": 1, "o": { "$literal": {} } },
+        "find": "oplog.rs", "filter": { "ts": { "$gte": at } }, "limit": 1, "singleBatch": true,
+        "projection": { "ts": 1, "t": 1 },
         "readConcern": { "level": "majority" },
     };
     let found = first(member, "local", command, "reading the oplog").await?;
-    found.map(|found| Ok(Entry::decode(found.as_bytes(), 0)?.optime)).transpose()
+    found.map(|found| optime(&found)).transpose()
+}
+
+fn optime(entry: &RawDocument) -> Result<OpTime> {
+    let stamp = entry.get_timestamp("ts").map_err(|error| Error::answer("reading the oplog", error))?;
+    Ok(OpTime { term: entry.get_i64("t").unwrap_or(-1), stamp: stamp.into() })
 }
 
 async fn first(member: &Member, db: &str, command: RawDocumentBuf, doing: &str) -> Result<Option<RawDocumentBuf>> {

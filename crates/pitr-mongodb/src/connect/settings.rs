@@ -37,7 +37,8 @@ impl Settings {
     pub fn parse(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("mongodb://").ok_or_else(|| {
             let srv = url.starts_with("mongodb+srv://");
-            let why = if srv { "mongodb+srv:// is not supported; name the members" } else { "it must begin with mongodb://" };
+            let why =
+                if srv { "mongodb+srv:// is not supported; name the members" } else { "it must begin with mongodb://" };
             Error::Url(why.to_owned())
         })?;
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -74,7 +75,6 @@ impl Settings {
     fn fill(&self, credential: &mut Credential) {
         credential.password = self.password.as_ref().map(|password| password.0.clone());
     }
-
 
     /// A client of one member alone.
     pub(crate) async fn direct(&self, member: &ServerAddress) -> Result<Client> {

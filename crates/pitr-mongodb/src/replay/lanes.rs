@@ -148,7 +148,8 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
 pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawDocumentBuf>) -> Result<()> {
     let mut list = RawArrayBuf::new();
     operations.for_each(|operation| list.push(operation.as_ref()));
-    let mut command = rawdoc! { "applyOps": list, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
+    let mut command =
+        rawdoc! { "applyOps": list, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
         command.append(mongodb::bson::cstr!("allowAtomic"), false);

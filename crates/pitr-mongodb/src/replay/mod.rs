@@ -213,11 +213,8 @@ impl Replay {
     }
 
     async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {
-        let refuse = |why: &str| Error::Unreplayable {
-            operation: name.to_owned(),
-            at: at.to_string(),
-            why: why.to_owned(),
-        };
+        let refuse =
+            |why: &str| Error::Unreplayable { operation: name.to_owned(), at: at.to_string(), why: why.to_owned() };
         match policy(name) {
             Policy::Ignore | Policy::Unpack => return Ok(()),
             Policy::Refuse(why) => return Err(refuse(why)),

@@ -67,5 +67,4 @@ impl Transactions {
     pub fn len(&self) -> usize {
         self.open.len()
     }
-
 }

@@ -116,7 +116,8 @@ impl Documents {
     fn take(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut guard = self.lock();
         let Parts { by_path, spill } = &mut *guard;
-        let part = by_path.get_mut(path).ok_or_else(|| Error::Base(format!("content for {path}, which was not begun")))?;
+        let part =
+            by_path.get_mut(path).ok_or_else(|| Error::Base(format!("content for {path}, which was not begun")))?;
         if offset != part.next {
             part.early.insert(offset, spill.put(bytes)?);
             return Ok(());
@@ -236,7 +237,8 @@ async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
         rest = after;
     }
     if !exact.is_empty() {
-        let command = rawdoc! { "applyOps": exact, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
+        let command =
+            rawdoc! { "applyOps": exact, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
         target.run_raw("admin", command, &doing).await?;
     }
     if plain.is_empty() {
