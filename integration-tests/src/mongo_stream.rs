@@ -1,6 +1,6 @@
 //! `pitr stream` in the background, and waiting for it.
 
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -19,6 +19,13 @@ impl Streaming {
     /// Starts it.
     pub fn start(pitr: &Pitr) -> Result<Self> {
         Ok(Self { process: Some(pitr.spawn(["stream", SOURCE])?) })
+    }
+
+    /// The same, from another server than the configuration names.
+    pub fn with_url(pitr: &Pitr, url: &str) -> Result<Self> {
+        let mut command = pitr.command(["stream", SOURCE]);
+        command.env("PITR__SOURCES__MAIN__URL", url).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Self { process: Some(command.spawn()?) })
     }
 
     /// Ends it in order: what it has read is durable afterwards.

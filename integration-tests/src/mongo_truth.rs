@@ -46,6 +46,11 @@ impl Truth {
         self.entries.iter().map(moment).collect()
     }
 
+    /// The bytes of every entry.
+    pub fn raw(&self) -> Result<Vec<Vec<u8>>> {
+        self.entries.iter().map(|entry| Ok(entry.to_vec()?)).collect()
+    }
+
     /// The entry of a named point.
     pub fn mark(&self, name: &str) -> Option<Timestamp> {
         let says = |o: &Document, key: &str, value: &str| o.get_str(key).is_ok_and(|found| found == value);
@@ -140,6 +145,7 @@ impl Replay {
                 let old = content.get_mut(&key(o2.context("no o2")?)?).context("update of nothing")?;
                 match o.get_document("diff") {
                     Ok(diff) => apply_diff(old, diff)?,
+                    Err(_) if ["$v", "$set", "$unset"].iter().any(|key| o.contains_key(key)) => apply_paths(old, o)?,
                     Err(_) => *old = o.clone(),
                 }
             }
@@ -213,6 +219,58 @@ fn apply_array_diff(array: &mut Vec<Bson>, diff: &Document) -> Result<()> {
                     _ => bail!("diff {other}"),
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+/// The description of a change up to 4.4, version 1: values by their whole paths.
+fn apply_paths(document: &mut Document, change: &Document) -> Result<()> {
+    for path in change.get_document("$unset").into_iter().flat_map(Document::keys) {
+        let (way, last) = path.rsplit_once('.').map_or((None, path.as_str()), |(way, last)| (Some(way), last));
+        if let Some(inner) = holder(document, way) {
+            set(inner, last, None)?;
+        }
+    }
+    for (path, value) in change.get_document("$set").into_iter().flatten() {
+        let (way, last) = path.rsplit_once('.').map_or((None, path.as_str()), |(way, last)| (Some(way), last));
+        let inner = holder(document, way).with_context(|| format!("no {path}"))?;
+        set(inner, last, Some(value.clone()))?;
+    }
+    Ok(())
+}
+
+enum Holder<'a> {
+    Document(&'a mut Document),
+    Array(&'a mut Vec<Bson>),
+}
+
+fn holder<'a>(document: &'a mut Document, way: Option<&str>) -> Option<Holder<'a>> {
+    let mut at = Holder::Document(document);
+    for step in way.into_iter().flat_map(|way| way.split('.')) {
+        let value = match at {
+            Holder::Document(document) => document.get_mut(step)?,
+            Holder::Array(array) => array.get_mut(step.parse::<usize>().ok()?)?,
+        };
+        at = match value {
+            Bson::Document(document) => Holder::Document(document),
+            Bson::Array(array) => Holder::Array(array),
+            _ => return None,
+        };
+    }
+    Some(at)
+}
+
+fn set(holder: Holder<'_>, field: &str, value: Option<Bson>) -> Result<()> {
+    match (holder, value) {
+        (Holder::Document(document), Some(value)) => drop(document.insert(field, value)),
+        (Holder::Document(document), None) => drop(document.remove(field)),
+        (Holder::Array(array), value) => {
+            let at: usize = field.parse()?;
+            if array.len() <= at {
+                array.resize(at + 1, Bson::Null);
+            }
+            array[at] = value.unwrap_or(Bson::Null);
         }
     }
     Ok(())

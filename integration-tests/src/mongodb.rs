@@ -1,5 +1,6 @@
 //! Real MongoDB servers: replica sets of one or three members, and standalones to restore into.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,7 +22,7 @@ pub const DEFAULT_VERSION: &str = "6.0.5";
 #[derive(Debug, Clone)]
 pub struct MongoSetup {
     /// Version, as `cargo xtask servers` fetched it.
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     /// Members of the replica set; 0 for a standalone.
     pub members: usize,
     /// Size of the oplog in MiB; servers accept 990 at least, through `replSetResizeOplog`.
@@ -32,7 +33,15 @@ pub struct MongoSetup {
 
 impl Default for MongoSetup {
     fn default() -> Self {
-        Self { version: DEFAULT_VERSION, members: 1, oplog_mib: 0, arguments: Vec::new() }
+        Self { version: DEFAULT_VERSION.into(), members: 1, oplog_mib: 0, arguments: Vec::new() }
+    }
+}
+
+impl MongoSetup {
+    /// One member, of the version that `PITR_MONGODB` names.
+    pub fn chosen() -> Self {
+        let version = std::env::var("PITR_MONGODB").ok();
+        Self { version: version.map_or(DEFAULT_VERSION.into(), Into::into), ..Self::default() }
     }
 }
 
@@ -76,7 +85,18 @@ impl Mongo {
 
     /// An empty standalone to restore into.
     pub async fn standalone(scratch: &Scratch, name: &str) -> Result<Self> {
-        Self::start(scratch, name, &MongoSetup { members: 0, ..MongoSetup::default() }).await
+        Self::start(scratch, name, &MongoSetup { members: 0, ..MongoSetup::chosen() }).await
+    }
+
+    /// A standalone over a directory that exists, such as a restored one.
+    pub async fn on_directory(scratch: &Scratch, dir: &Path) -> Result<Self> {
+        let setup = MongoSetup { members: 0, ..MongoSetup::chosen() };
+        let mut member = Mongod::make(scratch, "over", &setup, None)?;
+        member.home = dir.to_owned();
+        member.launch()?;
+        let mongo = Self { members: vec![member], name: None };
+        mongo.member(0)?.wait().await?;
+        Ok(mongo)
     }
 
     async fn initiate(&self, name: &str) -> Result<()> {
@@ -180,7 +200,7 @@ impl Mongod {
         if setup.oplog_mib > 0 {
             arguments.extend(["--oplogSize".to_owned(), setup.oplog_mib.to_string()]);
         }
-        let program = programs::mongod(setup.version)?;
+        let program = programs::mongod(&setup.version)?;
         Ok(Self { program, home, port: free_port()?, arguments, account: scratch.account(), process: None })
     }
 
@@ -252,6 +272,11 @@ impl Mongod {
     pub fn signal(&self, name: &str) -> Result<()> {
         let process = self.process.as_ref().context("not running")?;
         succeed(Command::new("kill").args(["-s", name, &process.id().to_string()]))
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// The data directory.

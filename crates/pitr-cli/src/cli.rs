@@ -284,7 +284,7 @@ pub struct Restore {
     #[arg(long)]
     pub start: bool,
     /// Directory with the server's programs
-    #[arg(long, value_name = "DIR", requires = "start")]
+    #[arg(long, value_name = "DIR")]
     pub bin_dir: Option<PathBuf>,
     /// End the recovery once the position reached has been checked: the server becomes writable, a history of its own
     #[arg(long, requires = "start")]

@@ -21,7 +21,7 @@ pub const MAX_CHUNK: usize = 1 << 20;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time in which a server must be found that fits.
-pub const SELECTION_TIMEOUT: Duration = Duration::from_secs(20);
+pub const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for the answer to a small question.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,10 +35,13 @@ pub const TAIL_SILENCE: Duration = Duration::from_secs(30);
 /// Idle time of the log after which a note moves its end.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// How often the oplog window is looked at.
-pub const WINDOW_CHECK: Duration = Duration::from_secs(60);
+/// How often a stream looks how much log it is away from the oldest entry.
+pub const WINDOW_CHECK: Duration = Duration::from_secs(30);
 
-/// An oplog that still holds less than this after our position is warned about.
+/// Seconds that a stream may be behind before it is asked whether the oplog will roll over it.
+pub const WINDOW_LAG: u32 = 10;
+
+/// An oplog that is full and reaches back less than this is warned about.
 pub const WINDOW_WARNING: Duration = Duration::from_secs(24 * 3600);
 
 /// What the server shows of us.
@@ -104,3 +107,13 @@ pub const CHECKPOINT: Duration = Duration::from_secs(10);
 
 /// Entries in one answer to a tailing cursor, at most.
 pub const TAIL_BATCH: i32 = 5000;
+
+/// Time for a server of our own to start (it may have to recover), and to shut down.
+pub const SERVER_START: Duration = Duration::from_secs(120);
+/// See [`SERVER_START`].
+pub const SERVER_STOP: Duration = Duration::from_secs(300);
+/// How often it is looked at meanwhile.
+pub const SERVER_POLL: Duration = Duration::from_millis(50);
+
+/// Bytes of a server's log that an error shows, from its end.
+pub const LOG_TAIL: u64 = 2048;

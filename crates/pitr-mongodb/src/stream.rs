@@ -21,7 +21,7 @@ use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_fac
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
-use crate::limits::{GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE};
+use crate::limits::{GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE, WINDOW_CHECK, WINDOW_LAG};
 use crate::note;
 use crate::position::{MongoPosition, OpTime, Stamp};
 use crate::scan::Tally;
@@ -49,6 +49,7 @@ pub struct OplogStream {
     end: MongoPosition,
     tally: Tally,
     heartbeat: Heartbeat,
+    window: Window,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +114,7 @@ impl Upstream {
             end: start,
             tally: Tally::default(),
             heartbeat: Heartbeat::new(self.settings),
+            window: Window { last: Instant::now() },
         })
     }
 }
@@ -163,6 +165,7 @@ impl OplogStream {
             if let Some(bytes) = self.ready.pop_front() {
                 self.count(&bytes)?;
                 self.heartbeat.moved();
+                self.window.look_if_due(&self.member, self.end.stamp);
                 return Ok(bytes);
             }
             let doing = "tailing the oplog";
@@ -325,6 +328,33 @@ impl Heartbeat {
                 tracing::debug!(%error, "no heartbeat");
             }
         }));
+    }
+}
+
+/// Warns while there is still time to enlarge the oplog.
+struct Window {
+    last: Instant,
+}
+
+impl Window {
+    fn look_if_due(&mut self, member: &Member, at: Stamp) {
+        if self.last.elapsed() < WINDOW_CHECK {
+            return;
+        }
+        self.last = Instant::now();
+        let member = member.clone();
+        tokio::spawn(async move {
+            // Only a look: what really is lost is told by the cursor.
+            let Ok((oldest, newest)) = oplog_bounds(&member).await else { return };
+            let behind = newest.stamp.seconds.saturating_sub(at.seconds);
+            let left = at.seconds.saturating_sub(oldest.stamp.seconds);
+            if behind > WINDOW_LAG && left < behind {
+                tracing::warn!(
+                    "streaming is {behind} s behind, and the oplog of {} keeps {left} s more before log is lost: enlarge it with replSetResizeOplog",
+                    member.host
+                );
+            }
+        });
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod budget;
 mod mutate;
+mod oplog;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;

@@ -1,8 +1,10 @@
-//! Restores into an empty server that runs.
+//! Restores into an empty server that runs, or into a directory with a server of its own.
 
-use pitr_core::ErrorKind;
+use std::path::Path;
+
 use pitr_core::ports::Recovery;
 use pitr_mongodb::connect::{Password, Settings};
+use pitr_mongodb::restore::server::Server;
 use pitr_mongodb::restore::{MongoRestore, RestoreReport};
 use pitr_mongodb::{Mongo, MongoPosition};
 use serde_json::{Map, json};
@@ -15,17 +17,24 @@ use crate::time;
 
 /// Lays the base down and replays the log.
 pub async fn restore(job: RestoreJob<'_, Mongo>) -> Result<Restored<MongoPosition>, Failure> {
-    let settings = target(&job.destination)?;
     let recovery = single_segments(&job).await?;
-    let report = MongoRestore::new(settings).run(&recovery, job.archive).await?;
-    Ok(done(&report, &job.destination))
+    match &job.destination {
+        Destination::Server { url, password_file } => {
+            let settings = target(url, password_file.as_deref())?;
+            let report = MongoRestore::new(settings).run(&recovery, job.archive).await?;
+            Ok(into_server(&report, url))
+        }
+        Destination::Directory(dir) => {
+            let program = job.args.bin_dir.as_ref().map_or_else(|| "mongod".into(), |dir| dir.join("mongod"));
+            let server = Server::start(dir, &program).await?;
+            let report = MongoRestore::new(server.settings()?).run(&recovery, job.archive).await?;
+            server.finish().await?;
+            Ok(into_directory(&report, dir))
+        }
+    }
 }
 
-fn target(destination: &Destination) -> Result<Settings, Failure> {
-    let Destination::Server { url, password_file } = destination else {
-        return Err(Failure::new(ErrorKind::Usage, "this engine restores into a server that runs")
-            .next("start an empty mongod and give it with --target-url mongodb://HOST:PORT/?directConnection=true"));
-    };
+fn target(url: &str, password_file: Option<&Path>) -> Result<Settings, Failure> {
     let settings = Settings::parse(url).during("--target-url")?;
     Ok(match password_file {
         Some(path) => settings.with_password(Password::new(read_password(path)?)),
@@ -48,10 +57,37 @@ async fn single_segments(job: &RestoreJob<'_, Mongo>) -> Result<Recovery<MongoPo
     Ok(recovery)
 }
 
-fn done(report: &RestoreReport, destination: &Destination) -> Restored<MongoPosition> {
+fn into_server(report: &RestoreReport, url: &str) -> Restored<MongoPosition> {
+    let expiry = Warning {
+        code: "expiry_off",
+        message: "documents do not expire on this server until it is restarted, so that nothing that was restored is deleted".to_owned(),
+        next: vec!["db.adminCommand({ setParameter: 1, ttlMonitorEnabled: true })   // once you have what you need".to_owned()],
+    };
+    Restored {
+        what: what(report, &report.host),
+        state: "The server is writable and holds the state of that moment.\n".to_owned(),
+        reached: Some(report.reached),
+        data: data(report),
+        warnings: vec![expiry],
+        next: vec![format!("mongosh '{url}'")],
+    }
+}
+
+fn into_directory(report: &RestoreReport, dir: &Path) -> Restored<MongoPosition> {
+    let dir = dir.display();
+    Restored {
+        what: what(report, &dir.to_string()),
+        state: "No server runs on it. A replica set of it begins a history of its own.\n".to_owned(),
+        reached: Some(report.reached),
+        data: data(report),
+        warnings: Vec::new(),
+        next: vec![format!("mongod --dbpath {dir} --setParameter ttlMonitorEnabled=false")],
+    }
+}
+
+fn what(report: &RestoreReport, place: &str) -> String {
     let mut what = format!(
-        "into {}: {} collections and views with {} documents, {}; then {} writes of the log, {} commands, {} transactions; {} indexes",
-        report.host,
+        "into {place}: {} collections and views with {} documents, {}; then {} writes of the log, {} commands, {} transactions; {} indexes",
         report.collections,
         report.documents,
         time::bytes(report.bytes),
@@ -64,23 +100,7 @@ fn done(report: &RestoreReport, destination: &Destination) -> Restored<MongoPosi
     if report.undecided > 0 {
         what.push_str(&format!("Transactions that were open at that moment and left out: {}.\n", report.undecided));
     }
-    let next = match destination {
-        Destination::Server { url, .. } => vec![format!("mongosh '{url}'")],
-        Destination::Directory(_) => Vec::new(),
-    };
-    let expiry = Warning {
-        code: "expiry_off",
-        message: "documents do not expire on this server until it is restarted, so that nothing that was restored is deleted".to_owned(),
-        next: vec!["db.adminCommand({ setParameter: 1, ttlMonitorEnabled: true })   // once you have what you need".to_owned()],
-    };
-    Restored {
-        what,
-        state: "The server is writable and holds the state of that moment.\n".to_owned(),
-        reached: Some(report.reached),
-        data: data(report),
-        warnings: vec![expiry],
-        next,
-    }
+    what
 }
 
 fn data(report: &RestoreReport) -> Map<String, serde_json::Value> {

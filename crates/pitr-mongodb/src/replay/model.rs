@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mongodb::bson::{Bson, Document};
+use mongodb::bson::{Bson, Document, doc};
 
 use crate::base::catalog::{Collection, CollectionId, Kind, Read};
 use crate::position::Stamp;
@@ -20,6 +20,8 @@ pub struct Known {
     pub name: String,
     /// True if order among documents matters, or `_id` is not compared byte by byte.
     pub in_order: bool,
+    /// True if its indexes compare by a collation unless they say otherwise.
+    pub collated: bool,
     /// Up to here its documents may be newer than the log.
     pub until: Option<Stamp>,
     /// Indexes by name, without that of `_id`.
@@ -29,10 +31,9 @@ pub struct Known {
 impl Known {
     /// A collection made with these options.
     pub fn new(db: &str, name: &str, options: &Document) -> Self {
-        let in_order = options.get_bool("capped").unwrap_or(false)
-            || options.contains_key("collation")
-            || options.contains_key("clusteredIndex");
-        Self { db: db.to_owned(), name: name.to_owned(), in_order, until: None, indexes: BTreeMap::new() }
+        let collated = options.contains_key("collation");
+        let in_order = collated || options.get_bool("capped").unwrap_or(false) || options.contains_key("clusteredIndex");
+        Self { db: db.to_owned(), name: name.to_owned(), in_order, collated, until: None, indexes: BTreeMap::new() }
     }
 
     /// `database.collection`.
@@ -43,9 +44,16 @@ impl Known {
     /// Notes an index that is there from now on.
     pub fn add_index(&mut self, index: &Document) {
         let Ok(name) = index.get_str("name") else { return };
-        if name != "_id_" {
-            self.indexes.insert(name.to_owned(), index.clone());
+        // The order of a clustered collection is shown as an index, and made with the collection.
+        if name == "_id_" || index.get_bool("clustered").unwrap_or(false) {
+            return;
         }
+        let mut index = index.clone();
+        if self.collated && !index.contains_key("collation") {
+            // Said by silence where it is stored, and by name where it is asked for.
+            index.insert("collation", doc! { "locale": "simple" });
+        }
+        self.indexes.insert(name.to_owned(), index);
     }
 
     /// Forgets an index by its name, its keys, or all of them (`*`).
@@ -154,8 +162,6 @@ impl Model {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mongodb::bson::doc;
-
     use super::*;
 
     fn with_indexes() -> Known {

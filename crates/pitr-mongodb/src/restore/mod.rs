@@ -8,6 +8,7 @@
 
 mod collections;
 mod documents;
+pub mod server;
 pub mod target;
 
 use mongodb::bson::Document;
