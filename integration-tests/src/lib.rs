@@ -21,6 +21,7 @@
 //! tool. [`oracle`] puts them together: a target, and the set of rows that a restore to it must show.
 
 mod account;
+pub mod binlogs;
 #[cfg(feature = "containers")]
 pub mod containers;
 pub mod ledger;
@@ -29,6 +30,7 @@ pub mod mongo_load;
 mod mongo_stream;
 pub mod mongo_truth;
 pub mod mongodb;
+pub mod mysql;
 pub mod oracle;
 mod pitr;
 mod postgres;

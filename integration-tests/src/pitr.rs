@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::account::Account;
-use crate::{Azurite, Mongo, Postgres, S3, Scratch};
+use crate::{Azurite, Postgres, S3, Scratch};
 
 /// Name of the one source in the configurations of the tests.
 pub const SOURCE: &str = "main";
@@ -76,33 +76,16 @@ impl Pitr {
 
     /// An unencrypted archive in a local directory, of a server that is reached at this URL.
     pub fn of_server_at(scratch: &Scratch, source_url: &str) -> Result<Self> {
-        let archive = scratch.path().join("archive");
-        let url = format!("file://{}", archive.display());
-        let shape = Shape {
-            url,
-            options: vec![],
-            environment: vec![],
-            archive: Some(archive),
-            encrypted: false,
-            engine: "postgres",
-            source_url,
-        };
-        Self::new(scratch, shape)
+        Self::of_engine(scratch, "postgres", source_url, false)
     }
 
-    /// An archive in a local directory, of a replica set.
-    pub fn of_mongo(scratch: &Scratch, server: &Mongo, encrypted: bool) -> Result<Self> {
+    /// An archive in a local directory, of a server of any engine.
+    pub fn of_engine(scratch: &Scratch, engine: &str, source_url: &str, encrypted: bool) -> Result<Self> {
         let archive = scratch.path().join("archive");
-        let shape = Shape {
-            url: format!("file://{}", archive.display()),
-            options: vec![],
-            environment: vec![],
-            archive: Some(archive),
-            encrypted,
-            engine: "mongodb",
-            source_url: &server.url(),
-        };
-        Self::new(scratch, shape)
+        let url = format!("file://{}", archive.display());
+        let (options, environment) = (vec![], vec![]);
+        let archive = Some(archive);
+        Self::new(scratch, Shape { url, options, environment, archive, encrypted, engine, source_url })
     }
 
     /// An encrypted archive on a real S3 server.

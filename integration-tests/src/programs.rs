@@ -53,6 +53,29 @@ pub fn has_postgres(major: u32) -> bool {
     postgres(major).is_ok()
 }
 
+/// Where MySQL or MariaDB is: scripts that start its programs, and a new data directory to copy.
+#[derive(Debug, Clone)]
+pub struct MysqlHome {
+    /// Directory with the scripts.
+    pub programs: PathBuf,
+    /// The data directory.
+    pub template: PathBuf,
+}
+
+/// The one version there is of each family.
+pub fn mysql(flavour: crate::mysql::Flavour) -> Result<MysqlHome> {
+    let dir = match flavour {
+        crate::mysql::Flavour::Mysql => "mysql-9.7",
+        crate::mysql::Flavour::Mariadb => "mariadb-10.11",
+    };
+    let home =
+        MysqlHome { programs: cache().join(dir).join("run"), template: cache().join(format!("{dir}-template/data")) };
+    if !home.template.is_dir() {
+        bail!("{} does not exist: run cargo xtask servers", home.template.display());
+    }
+    Ok(home)
+}
+
 /// The S3 server.
 pub fn moto() -> Result<PathBuf> {
     in_cache("moto-", "bin/moto_server")

@@ -31,7 +31,7 @@ async fn restored(scratch: &Scratch, pitr: &Pitr, name: &str) -> Result<Mongo> {
 async fn writes_that_were_rolled_back_are_not_archived_and_tailing_survives_the_failover() -> Result<()> {
     let scratch = Scratch::new("mongo-failover")?;
     let mut source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, false)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let first = source.primary().await?;
     let client = source.client().await?;
@@ -84,7 +84,7 @@ async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Resu
     let scratch = Scratch::new("mongo-rollover")?;
     let setup = MongoSetup { oplog_mib: 16, ..MongoSetup::chosen() };
     let source = Mongo::start(&scratch, "rs", &setup).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, false)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     let all = client.database("shop").collection::<Document>("all");
@@ -128,7 +128,7 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
     let mut rng = generator(seed, 7);
     let scratch = Scratch::new("mongo-kills")?;
     let mut source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, false)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     mongo_load::prepare(&client).await?;
@@ -171,7 +171,7 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
 async fn a_write_can_be_restored_within_seconds_and_an_idle_set_stays_current() -> Result<()> {
     let scratch = Scratch::new("mongo-idle")?;
     let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, false)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     client.database("shop").collection("all").insert_one(doc! { "_id": 1 }).await?;

@@ -72,7 +72,7 @@ async fn every_target_restores_exactly_the_documents_of_the_logs_own_order() -> 
     let seed = seed("mongo_oracle");
     let scratch = Scratch::new("mongo-oracle")?;
     let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, true)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), true)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     mongo_load::prepare(&client).await?;

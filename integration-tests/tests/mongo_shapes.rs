@@ -36,7 +36,7 @@ const SHAPES: [(&str, Shape); 14] = [
 async fn every_shape_of_the_log_comes_back_exactly() -> Result<()> {
     let scratch = Scratch::new("mongo-shapes")?;
     let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, false)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     write(&client, 1).await?;

@@ -13,7 +13,7 @@ async fn a_base_and_the_log_after_it_give_the_same_server_again() -> Result<()> 
     let seed = seed("mongo_main");
     let scratch = Scratch::new("mongo")?;
     let source = Mongo::start(&scratch, "rs", &MongoSetup::default()).await?;
-    let pitr = Pitr::of_mongo(&scratch, &source, true)?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), true)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     mongo_load::prepare(&client).await?;

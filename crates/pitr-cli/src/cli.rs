@@ -275,10 +275,11 @@ pub struct Restore {
     #[command(flatten)]
     pub target: TargetArgs,
     /// A new or empty directory for the restored data
-    #[arg(long, value_name = "DIR", required_unless_present = "target_url")]
+    #[arg(long, value_name = "DIR", required_unless_present = "target_url", conflicts_with = "target_url")]
     pub into: Option<PathBuf>,
-    /// An empty server to restore into; its password comes from the file that PITR_TARGET_PASSWORD_FILE names
-    #[arg(long, value_name = "URL", conflicts_with = "into")]
+    /// A running server without data of its own (MySQL, MariaDB, MongoDB); the file with its password is named by
+    /// PITR_TARGET_PASSWORD_FILE
+    #[arg(long, value_name = "URL")]
     pub target_url: Option<String>,
     /// Start the server, wait for the target and check the position reached
     #[arg(long)]
@@ -298,6 +299,12 @@ pub struct Restore {
     /// Segments that the server's restore_command fetches ahead; 0 for none [default: 16]
     #[arg(long, value_name = "N", help_heading = "PostgreSQL")]
     pub prefetch: Option<u32>,
+    /// A transaction to leave out, as in gtid:UUID:77 (repeatable)
+    #[arg(long, value_name = "GTID", help_heading = "MySQL and MariaDB")]
+    pub skip: Vec<String>,
+    /// The address under which the target server reaches this machine [default: the one that reaches the server]
+    #[arg(long, value_name = "ADDRESS", help_heading = "MySQL and MariaDB")]
+    pub listen: Option<std::net::IpAddr>,
 }
 
 impl Backup {
@@ -311,13 +318,14 @@ impl Restore {
     /// The flags given that not every engine knows.
     pub fn special_flags(&self) -> Vec<&'static str> {
         given(&[
-            ("--into", self.into.is_some()),
-            ("--target-url", self.target_url.is_some()),
             ("--start", self.start),
             ("--bin-dir", self.bin_dir.is_some()),
             ("--promote", self.promote),
             ("--tablespace", !self.tablespace.is_empty()),
             ("--prefetch", self.prefetch.is_some()),
+            ("--target-url", self.target_url.is_some()),
+            ("--skip", !self.skip.is_empty()),
+            ("--listen", self.listen.is_some()),
         ])
     }
 }

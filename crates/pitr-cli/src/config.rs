@@ -113,6 +113,10 @@ pub enum EngineKind {
     Postgres,
     /// MongoDB 4.4 and later
     Mongodb,
+    /// MySQL 8.0 and later
+    Mysql,
+    /// MariaDB 10.5 and later
+    Mariadb,
 }
 
 impl EngineKind {
@@ -125,12 +129,12 @@ impl EngineKind {
 impl Source {
     /// The password, from its file; one that others can read is refused.
     pub fn password(&self) -> Result<Option<String>, Failure> {
-        self.password_file.as_deref().map(read_password).transpose()
+        self.password_file.as_deref().map(password_from).transpose()
     }
 }
 
-/// Reads a password from a file; one that others can read is refused.
-pub fn read_password(path: &Path) -> Result<String, Failure> {
+/// A password from its file; one that others can read is refused.
+pub fn password_from(path: &Path) -> Result<String, Failure> {
     use std::os::unix::fs::PermissionsExt;
     let denied = |what: String| Failure::new(ErrorKind::Denied, format!("password file {}: {what}", path.display()));
     let meta = std::fs::metadata(path).map_err(|error| denied(error.to_string()))?;

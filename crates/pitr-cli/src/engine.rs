@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
@@ -31,6 +31,14 @@ macro_rules! by_engine {
         match $kind {
             $crate::config::EngineKind::Postgres => {
                 type $engine = pitr_postgres::Postgres;
+                $body
+            }
+            $crate::config::EngineKind::Mysql => {
+                type $engine = pitr_mysql::engine::Mysql;
+                $body
+            }
+            $crate::config::EngineKind::Mariadb => {
+                type $engine = pitr_mysql::engine::Mariadb;
                 $body
             }
             $crate::config::EngineKind::Mongodb => {
@@ -145,27 +153,23 @@ pub struct Taken<P> {
 }
 
 /// Where a restore goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Destination {
     /// A new or empty directory, absolute.
     Directory(PathBuf),
-    /// An empty server that runs.
+    /// A running server without data of its own.
     Server {
-        /// Where it is; never with a password.
+        /// How to connect to it; without password.
         url: String,
-        /// File with the password.
-        password_file: Option<PathBuf>,
+        /// The password, from the file that `PITR_TARGET_PASSWORD_FILE` names.
+        password: Option<String>,
     },
 }
 
-impl Destination {
-    /// The directory.
-    pub fn directory(&self) -> Result<&Path, Failure> {
-        match self {
-            Self::Directory(path) => Ok(path),
-            Self::Server { .. } => Err(Failure::new(ErrorKind::Usage, "this engine restores into a directory")
-                .next("give a new or empty directory with --into")),
-        }
+/// Without the password.
+impl fmt::Debug for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Destination({self})")
     }
 }
 

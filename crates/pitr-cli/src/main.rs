@@ -14,6 +14,7 @@ mod failure;
 mod limits;
 mod log;
 mod mongodb;
+mod mysql;
 mod planning;
 mod postgres;
 mod progress;

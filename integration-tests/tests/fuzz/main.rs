@@ -5,6 +5,7 @@
 //! the door, half of the inputs get the right one again, so that it reaches what is behind.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod binlog;
 mod budget;
 mod mutate;
 mod oplog;

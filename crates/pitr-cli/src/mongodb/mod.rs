@@ -23,7 +23,7 @@ use crate::log::{LogReader, damaged_log};
 
 impl Product for Mongo {
     const URL_EXAMPLE: &'static str = "mongodb://pitr@db1,db2,db3/?replicaSet=rs0&tls=true";
-    const FLAGS: &'static [&'static str] = &["--into", "--target-url", "--bin-dir"];
+    const FLAGS: &'static [&'static str] = &["--target-url", "--bin-dir"];
 
     fn side_file(_: &Lineage<MongoPosition>) -> Option<String> {
         None

@@ -9,7 +9,6 @@ use pitr_mongodb::restore::{MongoRestore, RestoreReport};
 use pitr_mongodb::{Mongo, MongoPosition};
 use serde_json::{Map, json};
 
-use crate::config::read_password;
 use crate::engine::{Destination, RestoreJob, Restored};
 use crate::failure::{During, Failure};
 use crate::report::Warning;
@@ -19,8 +18,8 @@ use crate::time;
 pub async fn restore(job: RestoreJob<'_, Mongo>) -> Result<Restored<MongoPosition>, Failure> {
     let recovery = single_segments(&job).await?;
     match &job.destination {
-        Destination::Server { url, password_file } => {
-            let settings = target(url, password_file.as_deref())?;
+        Destination::Server { url, password } => {
+            let settings = target(url, password.as_deref())?;
             let report = MongoRestore::new(settings).run(&recovery, job.archive).await?;
             Ok(into_server(&report, url))
         }
@@ -34,10 +33,10 @@ pub async fn restore(job: RestoreJob<'_, Mongo>) -> Result<Restored<MongoPositio
     }
 }
 
-fn target(url: &str, password_file: Option<&Path>) -> Result<Settings, Failure> {
+fn target(url: &str, password: Option<&str>) -> Result<Settings, Failure> {
     let settings = Settings::parse(url).during("--target-url")?;
-    Ok(match password_file {
-        Some(path) => settings.with_password(Password::new(read_password(path)?)),
+    Ok(match password {
+        Some(password) => settings.with_password(Password::new(password)),
         None => settings,
     })
 }

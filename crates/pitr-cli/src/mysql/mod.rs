@@ -1,0 +1,93 @@
+//! The part of MySQL and MariaDB in the verbs that all engines have. They are one engine here: what differs between the
+//! families is inside of `pitr-mysql`.
+
+pub mod archived;
+mod backup;
+mod check;
+mod restore;
+mod scan;
+pub mod stream;
+
+use indicatif::ProgressBar;
+use pitr_archive::SourceArchive;
+use pitr_archive::base::BaseWriter;
+use pitr_core::{ErrorKind, Finding, Lineage, Scan, Span};
+use pitr_mysql::BinlogPosition;
+use pitr_mysql::connect::{Password, Settings};
+use pitr_mysql::engine::{Mariadb, Mysql};
+use pitr_mysql::event::Flavour;
+use pitr_mysql::grants::{GrantOptions, account_script};
+
+use crate::cli::{Backup, Grants};
+use crate::engine::{Product, RestoreJob, Restored, Site, Taken};
+use crate::failure::{During, Failure};
+use crate::log::LogReader;
+
+macro_rules! product {
+    ($engine:ident, $example:literal) => {
+        impl Product for $engine {
+            const URL_EXAMPLE: &'static str = $example;
+            const FLAGS: &'static [&'static str] = &["--target-url", "--listen", "--skip", "--bin-dir"];
+
+            type Upstream = stream::BinlogUpstream<Self>;
+
+            /// A binary log names its history by itself.
+            fn side_file(_: &Lineage<BinlogPosition>) -> Option<String> {
+                None
+            }
+
+            fn upstream(site: Site<'_>) -> Result<Self::Upstream, Failure> {
+                stream::BinlogUpstream::new(site)
+            }
+
+            async fn scan(
+                _: &Lineage<BinlogPosition>,
+                segment: &Span<BinlogPosition>,
+                log: LogReader<'_, Self>,
+            ) -> Result<Scan<BinlogPosition>, Failure> {
+                scan::scan(segment, log).await
+            }
+
+            async fn check(site: Site<'_>) -> Result<Vec<Finding>, Failure> {
+                check::check::<Self>(site).await
+            }
+
+            fn grants(args: &Grants) -> Result<String, Failure> {
+                let (user, host) = (args.role.clone(), args.address.clone());
+                Ok(account_script(&GrantOptions { flavour: Flavour::$engine, user, host }))
+            }
+
+            async fn backup(
+                site: Site<'_>,
+                archive: &SourceArchive,
+                _: &Backup,
+                into: &BaseWriter,
+                progress: &ProgressBar,
+            ) -> Result<Taken<BinlogPosition>, Failure> {
+                backup::backup::<Self>(site, archive, into, progress).await
+            }
+
+            /// A binary log has no place for a name: a position is typed instead.
+            async fn mark(_: Site<'_>, _: &str) -> Result<String, Failure> {
+                Err(Failure::new(ErrorKind::Usage, "this engine has no named points")
+                    .next("SELECT @@GLOBAL.gtid_executed   -- and restore to gtid:UUID:NUMBER"))
+            }
+
+            async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<BinlogPosition>, Failure> {
+                restore::restore(job).await
+            }
+        }
+    };
+}
+
+product!(Mysql, "mysql://pitr@db1?ssl-mode=verify_identity");
+product!(Mariadb, "mariadb://pitr@db1?ssl-mode=verify_identity");
+
+/// How to connect to the server of a source, with its password.
+pub fn connection<E: Product>(site: &Site<'_>) -> Result<Settings, Failure> {
+    let settings = Settings::parse(site.url::<E>()?).during(format!("sources.{}.url", site.name))?;
+    Ok(match site.source.password()? {
+        Some(password) => settings.with_password(Password::new(password)),
+        None => settings,
+    })
+}

@@ -1,0 +1,259 @@
+//! Rows as `INSERT` statements, cut where the rows themselves say so.
+//!
+//! Pure. A file must come out the same as long as its rows are the same, and mostly the same when a few rows change:
+//! that is what lets the archive store an unchanged table only once. So where a statement and a file end is decided
+//! by a digest of the row, as in content-defined chunking, and never by a counter.
+
+use crate::limits::{FILE_MAX, FILE_MIN, STATEMENT_MAX, STATEMENT_MIN};
+
+/// How a value is written, decided by the type of its column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As the server prints it: whole numbers and decimals.
+    Number,
+    /// `'…'`: bytes that the column takes as they are. Also floating point, whose minus zero is no number literal.
+    Quoted,
+    /// `_utf8mb4'…'`: types that take a text, but read bytes in another way (JSON, INET6, UUID).
+    Text,
+    /// `0x…`: bit fields.
+    Bits,
+}
+
+/// Whether the row just added ends something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Nothing.
+    Nothing,
+    /// The statement.
+    Statement,
+    /// The statement and the file.
+    File,
+}
+
+/// Writes the rows of one table into files.
+#[derive(Debug)]
+pub struct RowWriter {
+    head: Vec<u8>,
+    forms: Vec<Form>,
+    buffer: Vec<u8>,
+    /// Where the current statement begins in the buffer.
+    statement: usize,
+    /// Bytes of the file that have left the buffer.
+    flushed: u64,
+    rows: u64,
+}
+
+/// The first lines of every file. The session that loads it also switches off checks of keys that are not there yet.
+pub const FILE_HEAD: &str = "SET NAMES binary;\nSET time_zone = '+00:00', sql_mode = 'STRICT_ALL_TABLES,ALLOW_INVALID_DATES,NO_AUTO_VALUE_ON_ZERO', foreign_key_checks = 0, unique_checks = 0;\n";
+
+impl RowWriter {
+    /// `insert` is the statement up to and with `VALUES`; `forms` says how each of its columns is written.
+    pub fn new(insert: &str, forms: Vec<Form>) -> Self {
+        let head = format!("{insert}\n").into_bytes();
+        Self { head, forms, buffer: Vec::new(), statement: 0, flushed: 0, rows: 0 }
+    }
+
+    /// Adds a row; `None` is NULL. The iterator yields as many values as there are forms.
+    pub fn add<'a>(&mut self, values: impl Iterator<Item = Option<&'a [u8]>>) -> Ends {
+        if self.buffer.is_empty() && self.flushed == 0 {
+            self.buffer.extend_from_slice(FILE_HEAD.as_bytes());
+            self.statement = self.buffer.len();
+        }
+        if self.statement == self.buffer.len() {
+            self.buffer.extend_from_slice(&self.head);
+        } else {
+            self.buffer.extend_from_slice(b",\n");
+        }
+        let begin = self.buffer.len();
+        self.buffer.push(b'(');
+        for (place, (value, form)) in values.zip(&self.forms).enumerate() {
+            if place > 0 {
+                self.buffer.push(b',');
+            }
+            write_value(&mut self.buffer, value, *form);
+        }
+        self.buffer.push(b')');
+        self.rows += 1;
+        self.cut(begin)
+    }
+
+    /// True if the file that is being written has rows.
+    pub fn has_rows(&self) -> bool {
+        self.rows > 0
+    }
+
+    /// Complete statements that can be taken away now.
+    pub fn take(&mut self) -> Vec<u8> {
+        let rest = self.buffer.split_off(self.statement);
+        let done = std::mem::replace(&mut self.buffer, rest);
+        self.flushed += done.len() as u64;
+        self.statement = 0;
+        done
+    }
+
+    /// Ends the file: the rest of it, and how many rows and bytes it has. `None` if it has none at all.
+    pub fn end_file(&mut self) -> Option<(Vec<u8>, u64, u64)> {
+        if self.rows == 0 {
+            return None;
+        }
+        if self.buffer.len() > self.statement {
+            self.end_statement();
+        }
+        let rest = std::mem::take(&mut self.buffer);
+        let bytes = self.flushed + rest.len() as u64;
+        let rows = std::mem::take(&mut self.rows);
+        self.statement = 0;
+        self.flushed = 0;
+        Some((rest, rows, bytes))
+    }
+
+    fn end_statement(&mut self) {
+        self.buffer.extend_from_slice(b";\n");
+        self.statement = self.buffer.len();
+    }
+
+    fn cut(&mut self, begin: usize) -> Ends {
+        let row = self.buffer.get(begin..).unwrap_or_default();
+        let statement = self.buffer.len() - self.statement;
+        let digest = digest(row);
+        if !is_end(digest as u32, row.len(), statement, STATEMENT_MIN, STATEMENT_MAX) {
+            return Ends::Nothing;
+        }
+        self.end_statement();
+        let file = usize::try_from(self.flushed).unwrap_or(usize::MAX).saturating_add(self.buffer.len());
+        match is_end((digest >> 32) as u32, statement, file, FILE_MIN, FILE_MAX) {
+            true => Ends::File,
+            false => Ends::Statement,
+        }
+    }
+}
+
+/// True with a probability of `step / min` once `size` is beyond `min`, and in any case beyond `max`: so ends lie `2 * min`
+/// apart on average, whatever the size of a step.
+fn is_end(digest: u32, step: usize, size: usize, min: usize, max: usize) -> bool {
+    if size < min {
+        return false;
+    }
+    size >= max || u64::from(digest) * min as u64 <= (step as u64) << 32
+}
+
+/// FNV-1a with a final mix, over the begin of a row, where its key usually is. Stored nowhere: a change of it costs
+/// one base without reuse.
+fn digest(row: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in row.iter().take(64) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^ (hash >> 33)
+}
+
+fn write_value(into: &mut Vec<u8>, value: Option<&[u8]>, form: Form) {
+    match (value, form) {
+        (None, _) => into.extend_from_slice(b"NULL"),
+        (Some(value), Form::Number) => into.extend_from_slice(value),
+        (Some(value), Form::Quoted) => write_quoted(into, value),
+        (Some(value), Form::Text) => {
+            into.extend_from_slice(b"_utf8mb4");
+            write_quoted(into, value);
+        }
+        (Some([]), Form::Bits) => into.extend_from_slice(b"''"),
+        (Some(value), Form::Bits) => {
+            into.extend_from_slice(b"0x");
+            into.extend_from_slice(hex::encode(value).as_bytes());
+        }
+    }
+}
+
+/// In quotes. Line ends are escaped too: a line of the file is a row.
+fn write_quoted(into: &mut Vec<u8>, value: &[u8]) {
+    into.push(b'\'');
+    let mut rest = value;
+    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | b'\n' | b'\r' | b'\\' | b'\'' | 0x1a)) {
+        let (plain, tail) = rest.split_at(at);
+        into.extend_from_slice(plain);
+        let Some((special, tail)) = tail.split_first() else { break };
+        into.push(b'\\');
+        into.push(match special {
+            0 => b'0',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            0x1a => b'Z',
+            other => *other,
+        });
+        rest = tail;
+    }
+    into.extend_from_slice(rest);
+    into.push(b'\'');
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn files(rows: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
+        let mut writer = RowWriter::new("INSERT INTO `t` (`a`,`b`) VALUES", vec![Form::Number, Form::Quoted]);
+        let (mut files, mut file) = (Vec::new(), Vec::new());
+        for row in rows {
+            let (key, filler) = (row.to_string(), vec![b'x'; 2_000]);
+            let ends = writer.add([Some(key.as_bytes()), Some(&filler[..])].into_iter());
+            if ends != Ends::Nothing {
+                file.extend(writer.take());
+            }
+            if ends == Ends::File {
+                let (rest, _, bytes) = writer.end_file().unwrap();
+                file.extend(rest);
+                assert_eq!(bytes, file.len() as u64);
+                files.push(std::mem::take(&mut file));
+            }
+        }
+        if let Some((rest, ..)) = writer.end_file() {
+            file.extend(rest);
+            files.push(file);
+        }
+        files
+    }
+
+    #[test]
+    fn values_are_written_so_that_they_come_back_as_they_were() {
+        let forms = vec![Form::Number, Form::Quoted, Form::Text, Form::Bits, Form::Quoted];
+        let mut writer = RowWriter::new("INSERT INTO `t` (`a`) VALUES", forms);
+        let odd = b"a'b\\c\nd\re\0f\x1a\xff";
+        writer.add([Some(&b"-1"[..]), Some(odd), Some(b"{}"), Some(&[0, 0x0a]), None].into_iter());
+        let (text, rows, _) = writer.end_file().unwrap();
+        let text = text.strip_prefix(FILE_HEAD.as_bytes()).unwrap();
+        let expected =
+            b"INSERT INTO `t` (`a`) VALUES\n(-1,'a\\'b\\\\c\\nd\\re\\0f\\Z\xff',_utf8mb4'{}',0x000a,NULL);\n";
+        assert_eq!((text, rows), (&expected[..], 1));
+    }
+
+    #[test]
+    fn the_same_rows_make_the_same_files_and_one_row_more_changes_few() {
+        let before = files(0..60_000);
+        assert_eq!(before, files(0..60_000));
+        assert!(before.len() >= 2, "{}", before.len());
+        assert!(before.iter().all(|file| file.len() >= FILE_MIN / 2 && file.len() <= FILE_MAX + STATEMENT_MAX));
+        let after = files((0..60_000).filter(|row| *row != 7));
+        assert_eq!(before.last(), after.last(), "the cuts find each other again");
+    }
+
+    #[test]
+    fn statements_stay_small() {
+        let all = files(0..5_000);
+        let text = all.first().unwrap();
+        let longest = text.split(|byte| *byte == b';').map(<[u8]>::len).max().unwrap();
+        assert!(longest <= STATEMENT_MAX + 4_096, "{longest}");
+        assert_eq!(
+            text.iter().filter(|byte| **byte == b'(').count(),
+            5_000 + text.windows(7).filter(|w| w == b"INSERT ").count()
+        );
+    }
+
+    #[test]
+    fn a_table_without_rows_makes_no_file() {
+        let mut writer = RowWriter::new("INSERT", vec![]);
+        assert_eq!(writer.end_file(), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! Takes the bytes of log files apart into what a replica is sent and what it is not.
+//!
+//! Sans-I/O: pieces of a file go in, in order; events come out as their length and then their bytes, without a copy.
+//! A piece may end anywhere, also within an event. Whole transactions are left out: those that the replica has, and
+//! those that it is not to have.
+
+use std::collections::HashSet;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ReplayError;
+use crate::event::body::{GtidEvent, MariaGtidEvent};
+use crate::event::{Checksum, Event, Header, Kind, MAGIC};
+use crate::gtid::{Gtid, GtidSet};
+use crate::limits::MAX_GTID_EVENT;
+
+/// What comes out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Out {
+    /// An event of this many bytes begins.
+    Event(u32),
+    /// The next bytes of it.
+    Bytes(Bytes),
+}
+
+/// What a replica is not sent.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// What it has; `None` where transactions have no names.
+    pub has: Option<GtidSet>,
+    /// What it is not to have.
+    pub skip: HashSet<Gtid>,
+    /// True if it wants the statements behind MariaDB's row events.
+    pub annotations: bool,
+}
+
+/// The state between two pieces.
+#[derive(Debug)]
+pub struct Splitter {
+    filter: Filter,
+    buffer: Bytes,
+    /// Bytes of the current event still to come.
+    left: u64,
+    /// Whether the current event is sent.
+    sending: bool,
+    /// Whether the current transaction is left out.
+    dropping: bool,
+    checksum: Checksum,
+    /// Offset in the file of the next byte of the buffer.
+    offset: u64,
+    /// Offset in the file of the end of the last event that was sent.
+    sent_to: u64,
+    /// All transactions that came by and are not unwanted, sent or not.
+    seen: Option<GtidSet>,
+    magic: bool,
+}
+
+impl Splitter {
+    /// Nothing has come by; `seen` is what to collect transactions in.
+    pub fn new(filter: Filter, seen: Option<GtidSet>) -> Self {
+        Self {
+            filter,
+            buffer: Bytes::new(),
+            left: 0,
+            sending: false,
+            dropping: false,
+            checksum: Checksum::Crc32,
+            offset: 0,
+            sent_to: 0,
+            seen,
+            magic: false,
+        }
+    }
+
+    /// A new file begins, at `offset`. The end of the one before must have been a whole event.
+    pub fn begin_file(&mut self, offset: u64, checksum: Checksum) -> Result<(), ReplayError> {
+        if self.left > 0 || !self.buffer.is_empty() {
+            return Err(ReplayError::Torn { offset: self.offset });
+        }
+        self.offset = offset;
+        self.magic = offset == 0;
+        self.checksum = checksum;
+        Ok(())
+    }
+
+    /// More bytes of the file.
+    pub fn push(&mut self, bytes: Bytes) {
+        if self.buffer.is_empty() {
+            self.buffer = bytes;
+            return;
+        }
+        let mut joined = BytesMut::with_capacity(self.buffer.len() + bytes.len());
+        joined.extend_from_slice(&self.buffer);
+        joined.extend_from_slice(&bytes);
+        self.buffer = joined.freeze();
+    }
+
+    /// Offset in the file of the end of the last event that was sent.
+    pub fn sent_to(&self) -> u64 {
+        self.sent_to
+    }
+
+    /// All transactions that came by.
+    pub fn seen(&self) -> Option<&GtidSet> {
+        self.seen.as_ref()
+    }
+
+    /// The next thing to send; `None` until more is pushed.
+    pub fn next(&mut self) -> Result<Option<Out>, ReplayError> {
+        loop {
+            if self.left > 0 {
+                let now = self.buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+                if now == 0 {
+                    return Ok(None);
+                }
+                let bytes = self.take(now);
+                self.left -= now as u64;
+                if self.sending {
+                    self.sent_to = self.offset;
+                    return Ok(Some(Out::Bytes(bytes)));
+                }
+                continue;
+            }
+            if self.magic {
+                if self.buffer.len() < MAGIC.len() {
+                    return Ok(None);
+                }
+                self.take(MAGIC.len());
+                self.magic = false;
+            }
+            let Some(header) = Header::parse(&self.buffer) else { return Ok(None) };
+            if (header.length as usize) < Header::LEN {
+                return Err(ReplayError::Torn { offset: self.offset });
+            }
+            if !self.decide(&header)? {
+                return Ok(None);
+            }
+            self.left = u64::from(header.length);
+            if self.sending {
+                return Ok(Some(Out::Event(header.length)));
+            }
+        }
+    }
+
+    fn take(&mut self, count: usize) -> Bytes {
+        self.offset += count as u64;
+        let bytes = self.buffer.split_to(count);
+        if self.buffer.is_empty() {
+            // Lets go of the piece.
+            self.buffer = Bytes::new();
+        }
+        bytes
+    }
+
+    /// Decides about the event at the front; false if more of it must be there first.
+    fn decide(&mut self, header: &Header) -> Result<bool, ReplayError> {
+        self.sending = match header.kind {
+            // The replica's own log has a first event of its own, and ends in its own way.
+            Kind::STOP | Kind::START_ENCRYPTION => false,
+            Kind::ANNOTATE_ROWS if !self.filter.annotations => false,
+            kind if kind.is_administrative() => true,
+            Kind::GTID | Kind::GTID_TAGGED | Kind::ANONYMOUS_GTID | Kind::MARIA_GTID => {
+                if header.length > MAX_GTID_EVENT {
+                    return Err(ReplayError::Torn { offset: self.offset });
+                }
+                let Some(event) = self.buffer.get(..header.length as usize) else { return Ok(false) };
+                let gtid = identifier(event, header, self.offset, self.checksum)?;
+                self.dropping = gtid.as_ref().is_some_and(|gtid| self.leaves_out(gtid));
+                let unwanted = |gtid: &Gtid| self.filter.skip.contains(gtid);
+                if let (Some(seen), Some(gtid)) = (&mut self.seen, gtid.filter(|gtid| !unwanted(gtid))) {
+                    seen.insert(&gtid);
+                }
+                !self.dropping
+            }
+            _ => !self.dropping,
+        };
+        Ok(true)
+    }
+
+    fn leaves_out(&self, gtid: &Gtid) -> bool {
+        self.filter.has.as_ref().is_some_and(|set| set.contains(gtid)) || self.filter.skip.contains(gtid)
+    }
+}
+
+fn identifier(bytes: &[u8], header: &Header, offset: u64, checksum: Checksum) -> Result<Option<Gtid>, ReplayError> {
+    let end = bytes.len().saturating_sub(checksum.bytes_of(header.kind));
+    let body = bytes.get(Header::LEN..end).unwrap_or_default();
+    let event = Event { offset, header: *header, body };
+    Ok(match header.kind {
+        Kind::MARIA_GTID => Some(Gtid::Maria(MariaGtidEvent::parse(&event)?.gtid)),
+        _ => GtidEvent::parse(&event)?.gtid.map(Gtid::Mysql),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn event(kind: Kind, body: &[u8]) -> Vec<u8> {
+        let length = (Header::LEN + body.len() + Checksum::LEN) as u32;
+        let header = Header { timestamp: 1, kind, server_id: 1, length, log_pos: 0, flags: 0 };
+        [&header.encode()[..], body, &[0; 4]].concat()
+    }
+
+    fn gtid(number: u8) -> Vec<u8> {
+        let mut body = vec![0];
+        body.extend_from_slice(&[0xaa; 16]);
+        body.extend_from_slice(&u64::from(number).to_le_bytes());
+        event(Kind::GTID, &body)
+    }
+
+    fn transaction(number: u8) -> Vec<u8> {
+        [gtid(number), event(Kind::QUERY, b"BEGIN"), event(Kind::XID, &[number; 8])].concat()
+    }
+
+    fn set(text: &str) -> GtidSet {
+        GtidSet::Mysql(format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{text}").parse().unwrap())
+    }
+
+    /// What comes out of a file that is pushed in pieces of `size` bytes.
+    fn split(file: &[u8], size: usize, has: &str, skip: &str) -> (Vec<u8>, GtidSet) {
+        let skip = format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{skip}").parse().unwrap();
+        let filter = Filter { has: Some(set(has)), skip: [skip].into(), annotations: false };
+        let mut splitter = Splitter::new(filter, Some(GtidSet::Mysql(Default::default())));
+        splitter.begin_file(0, Checksum::Crc32).unwrap();
+        let mut out = Vec::new();
+        let mut expected = 0;
+        for piece in file.chunks(size) {
+            splitter.push(Bytes::copy_from_slice(piece));
+            while let Some(next) = splitter.next().unwrap() {
+                match next {
+                    Out::Event(length) => {
+                        assert_eq!(expected, 0);
+                        expected = length as usize;
+                    }
+                    Out::Bytes(bytes) => {
+                        expected -= bytes.len();
+                        out.extend_from_slice(&bytes);
+                    }
+                }
+            }
+        }
+        assert_eq!(expected, 0);
+        (out, splitter.seen().unwrap().clone())
+    }
+
+    #[test]
+    fn whole_transactions_are_left_out_wherever_the_pieces_end() {
+        let head = event(Kind::FORMAT_DESCRIPTION, &[0; 90]);
+        let tail = event(Kind::ROTATE, b"12345678binlog.000002");
+        let stop = event(Kind::STOP, b"");
+        let file =
+            [MAGIC, &head, &transaction(1), &transaction(2), &transaction(3), &transaction(4), &stop, &tail].concat();
+        let expected = [&head[..], &transaction(2), &transaction(4), &tail].concat();
+        for size in [1, 7, 19, 64, 1000] {
+            let (out, seen) = split(&file, size, "1", "3");
+            assert_eq!(out, expected, "pieces of {size}");
+            assert_eq!(seen, set("1-2:4"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_within_an_event_is_an_error() {
+        let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: false }, None);
+        splitter.begin_file(500, Checksum::Crc32).unwrap();
+        splitter.push(Bytes::from(gtid(1)).slice(..30));
+        while splitter.next().unwrap().is_some() {}
+        assert!(matches!(splitter.begin_file(0, Checksum::Crc32), Err(ReplayError::Torn { .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: true }, None);
+            splitter.begin_file(4, Checksum::None).unwrap();
+            splitter.push(Bytes::from(bytes));
+            while let Ok(Some(_)) = splitter.next() {}
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `pitr stream` from real MySQL and MariaDB servers: the archive holds their log, byte for byte, whatever happens.
+#![allow(missing_docs)]
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
+use integration_tests::{Pitr, Scratch, Streamer, binlogs};
+use pitr_core::{GapCause, LineageId};
+
+/// A server, and an archive for it.
+struct Place {
+    server: Mysql,
+    pitr: Pitr,
+    scratch: Scratch,
+}
+
+impl Place {
+    async fn new(flavour: Flavour, options: &[&str]) -> Result<Self> {
+        let scratch = Scratch::new("mystream")?;
+        let setup = MysqlSetup::of(flavour).with(options.iter().copied());
+        let mut server = Mysql::create(&scratch, "a", &setup)?;
+        server.start().await?;
+        server.sql("CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY AUTO_INCREMENT, v LONGBLOB)")?;
+        let pitr = Pitr::of_engine(&scratch, flavour.engine(), &server.url(), false)?;
+        pitr.run(["init"])?.ok()?;
+        Ok(Self { server, pitr, scratch })
+    }
+
+    fn stream(&self) -> Result<Streamer> {
+        Streamer::start(&self.scratch, &self.pitr)
+    }
+
+    async fn caught_up(&self, streamer: &Streamer) -> Result<()> {
+        binlogs::caught_up(&self.server, &self.pitr, streamer).await
+    }
+
+    fn insert(&self, rows: u32) -> Result<()> {
+        let statements: String = (0..rows).map(|row| format!("INSERT INTO d.t (v) VALUES ('row {row}');\n")).collect();
+        self.server.sql(&statements).map(drop)
+    }
+
+    /// The histories in the archive, oldest first.
+    async fn lineages(&self) -> Result<Vec<LineageId>> {
+        let catalog = binlogs::catalog(&self.pitr, self.server.flavour()).await?;
+        Ok(catalog.lineages.into_iter().map(|lineage| lineage.id).collect())
+    }
+
+    /// Compares all files of the newest history with the server's.
+    async fn identical(&self) -> Result<usize> {
+        let files = binlogs::files(&self.pitr, self.server.flavour()).await?;
+        let newest = self.lineages().await?.pop().context("no history")?;
+        binlogs::compare(&self.server, &files, &newest)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.server.sql("FLUSH BINARY LOGS").map(drop)
+    }
+}
+
+/// Rotation, an orderly end of the server, its crash, a kill of pitr: the files are the server's.
+async fn archived_segments_are_the_files(flavour: Flavour) -> Result<()> {
+    let mut place = Place::new(flavour, &[]).await?;
+    let mut streamer = place.stream()?;
+    place.insert(50)?;
+    place.flush().await?;
+    place.insert(50)?;
+    place.caught_up(&streamer).await?;
+    // pitr dies in the middle, and goes on.
+    streamer.kill()?;
+    place.insert(30)?;
+    place.flush().await?;
+    let mut streamer = place.stream()?;
+    place.insert(10)?;
+    place.caught_up(&streamer).await?;
+    // An orderly end is a STOP event, and the log goes on in a new file.
+    place.server.stop().await?;
+    place.server.start().await?;
+    place.insert(10)?;
+    place.caught_up(&streamer).await?;
+    // A crash leaves no trace in the file.
+    place.server.kill()?;
+    place.server.start().await?;
+    place.insert(10)?;
+    place.caught_up(&streamer).await?;
+    let (code, _) = streamer.terminate().await?;
+    assert_eq!(code, Some(0), "{}", streamer.log());
+    let files = place.identical().await?;
+    ensure!(files >= 5, "only {files} files were compared");
+    assert_eq!(place.lineages().await?.len(), 1, "one history, whatever happened to its server");
+    let catalog = binlogs::catalog(&place.pitr, flavour).await?;
+    assert_eq!(catalog.gaps, []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn archived_segments_of_mysql_are_its_files() -> Result<()> {
+    archived_segments_are_the_files(Flavour::Mysql).await
+}
+
+#[tokio::test]
+async fn archived_segments_of_mariadb_are_its_files() -> Result<()> {
+    archived_segments_are_the_files(Flavour::Mariadb).await
+}
+
+/// Log that the server removed while nobody streamed is a gap with a cause, and the stream goes on behind it.
+async fn purged_log_is_a_gap(flavour: Flavour) -> Result<()> {
+    let place = Place::new(flavour, &[]).await?;
+    let mut streamer = place.stream()?;
+    place.insert(5)?;
+    place.caught_up(&streamer).await?;
+    streamer.kill()?;
+    place.insert(5)?;
+    place.flush().await?;
+    place.insert(5)?;
+    place.flush().await?;
+    let (current, _) = place.server.log_end()?;
+    place.server.sql(&format!("PURGE BINARY LOGS TO '{current}'"))?;
+    place.insert(5)?;
+    let streamer = place.stream()?;
+    place.caught_up(&streamer).await?;
+    streamer.says("removed log before it was archived").await?;
+    assert_eq!(place.lineages().await?.len(), 1);
+    let catalog = binlogs::catalog(&place.pitr, flavour).await?;
+    let gap = catalog.gaps.first().context("no gap")?;
+    ensure!(matches!(&gap.cause, GapCause::RemovedByServer(text) if text.contains(&current)), "{gap:?}");
+    ensure!(gap.before.is_some_and(|before| before.offset == 0), "{gap:?}");
+    let status = place.pitr.run(["status"])?;
+    ensure!(status.text().contains("removed by the server"), "{status}");
+    assert_eq!(place.identical().await?, 1, "the file behind the gap");
+    Ok(())
+}
+
+#[tokio::test]
+async fn log_that_mysql_purged_while_nobody_streamed_is_a_gap() -> Result<()> {
+    purged_log_is_a_gap(Flavour::Mysql).await
+}
+
+#[tokio::test]
+async fn log_that_mariadb_purged_while_nobody_streamed_is_a_gap() -> Result<()> {
+    purged_log_is_a_gap(Flavour::Mariadb).await
+}
+
+/// After a reset the files have the same names and hold another log.
+async fn a_reset_begins_a_new_history(flavour: Flavour, statement: &str) -> Result<()> {
+    let place = Place::new(flavour, &[]).await?;
+    let streamer = place.stream()?;
+    place.insert(5)?;
+    place.caught_up(&streamer).await?;
+    place.server.sql(statement)?;
+    place.insert(50)?;
+    place.caught_up(&streamer).await?;
+    assert_eq!(place.lineages().await?.len(), 2, "{}", streamer.log());
+    assert_eq!(place.identical().await?, 1);
+    ensure!(streamer.log().contains("Take a new base"), "{}", streamer.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_reset_of_mysql_begins_a_new_history() -> Result<()> {
+    a_reset_begins_a_new_history(Flavour::Mysql, "RESET BINARY LOGS AND GTIDS").await
+}
+
+#[tokio::test]
+async fn a_reset_of_mariadb_begins_a_new_history() -> Result<()> {
+    a_reset_begins_a_new_history(Flavour::Mariadb, "RESET MASTER").await
+}
+
+/// A server that lost the end of its log, as after a power loss: both ends are kept, as two histories.
+async fn a_log_that_became_shorter_is_a_fork(flavour: Flavour) -> Result<()> {
+    let mut place = Place::new(flavour, &[]).await?;
+    let mut streamer = place.stream()?;
+    place.insert(5)?;
+    let (file, good) = place.server.log_end()?;
+    // Sealed here, so that there is a place at which both agree.
+    place.caught_up(&streamer).await?;
+    streamer.terminate().await?;
+    let mut streamer = place.stream()?;
+    place.insert(3)?;
+    place.caught_up(&streamer).await?;
+    streamer.terminate().await?;
+    place.server.stop().await?;
+    let path = place.server.data().join(&file);
+    std::fs::OpenOptions::new().write(true).open(&path)?.set_len(good)?;
+    place.server.start().await?;
+    place.insert(3)?;
+    let streamer = place.stream()?;
+    place.caught_up(&streamer).await?;
+    streamer.says("lost the end of its log").await?;
+    let catalog = binlogs::catalog(&place.pitr, flavour).await?;
+    assert_eq!(catalog.lineages.len(), 2);
+    let fork = catalog.lineages[1].fork.as_ref().context("no fork")?;
+    assert_eq!(fork.parent, catalog.lineages[0].id);
+    ensure!(fork.parent_at.offset <= good, "the fork at {} is behind {good}", fork.parent_at);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_of_mysql_that_became_shorter_is_a_fork() -> Result<()> {
+    a_log_that_became_shorter_is_a_fork(Flavour::Mysql).await
+}
+
+#[tokio::test]
+async fn a_log_of_mariadb_that_became_shorter_is_a_fork() -> Result<()> {
+    a_log_that_became_shorter_is_a_fork(Flavour::Mariadb).await
+}
