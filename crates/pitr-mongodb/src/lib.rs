@@ -16,6 +16,9 @@
 //! - [`entry`]: the decoder. Bytes in; entry, or damage at an offset out. [`commands`]: what is known of commands.
 //! - [`scan`]: commits, named points and clocks of a stretch of log, for targets and headers.
 //! - [`note`]: what `pitr` itself writes into the log.
+//! - [`connect`]: the way to one member. [`stream`]: its oplog, as a majority has it.
+//! - [`base`]: a dump of one cluster time; [`restore`] and [`replay`]: back again, up to one exact cut.
+//! - [`check`], [`grants`]: is the set ready, and which role does `pitr` need?
 //! - [`Mongo`]: the engine, as planner and archive see it.
 
 pub mod base;

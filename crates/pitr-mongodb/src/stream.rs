@@ -21,7 +21,9 @@ use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_fac
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
-use crate::limits::{GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE, WINDOW_CHECK, WINDOW_LAG};
+use crate::limits::{
+    GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE, WINDOW_CHECK, WINDOW_LAG,
+};
 use crate::note;
 use crate::position::{MongoPosition, OpTime, Stamp};
 use crate::scan::Tally;

@@ -32,7 +32,8 @@ impl Known {
     /// A collection made with these options.
     pub fn new(db: &str, name: &str, options: &Document) -> Self {
         let collated = options.contains_key("collation");
-        let in_order = collated || options.get_bool("capped").unwrap_or(false) || options.contains_key("clusteredIndex");
+        let in_order =
+            collated || options.get_bool("capped").unwrap_or(false) || options.contains_key("clusteredIndex");
         Self { db: db.to_owned(), name: name.to_owned(), in_order, collated, until: None, indexes: BTreeMap::new() }
     }
 

@@ -91,6 +91,8 @@ impl MongoRestore {
         };
         let done = if let Stage::Log(at) = stage { at } else { header.at.stamp };
         let replayed = replay(&target, &identity, &catalog, (header.at.stamp, done), recovery, from).await?;
+        // Once there are indexes, nothing may be applied again: on the way through other states they would not hold.
+        target::save(&target, &identity, Stage::Log(recovery.cut.stamp.previous())).await?;
         let indexes = collections::build_indexes(&target, replayed.model()).await?;
         target::finish(&target).await?;
         Ok(RestoreReport {
