@@ -20,6 +20,7 @@ use pitr_core::{Finding, Lineage, Scan, Span};
 use pitr_postgres::connect::{Password, Settings};
 use pitr_postgres::engine::facts;
 use pitr_postgres::grants::{GrantOptions, role_script};
+use pitr_postgres::mark::create_restore_point;
 use pitr_postgres::{PgPosition, Postgres, TimelineId, WalFileName};
 
 use crate::cli::{Backup, Grants};
@@ -29,8 +30,15 @@ use crate::log::LogReader;
 
 impl Product for Postgres {
     const URL_EXAMPLE: &'static str = "postgresql://pitr@db1/postgres?sslmode=verify-full";
-    const FLAGS: &'static [&'static str] =
-        &["--spread-checkpoint", "--max-rate", "--tablespace", "--start", "--bin-dir", "--promote", "--prefetch"];
+    const FLAGS: &'static [&'static str] = &[
+        "--spread-checkpoint",
+        "--max-rate",
+        "--tablespace",
+        "--start",
+        "--bin-dir",
+        "--promote",
+        "--prefetch",
+    ];
 
     fn side_file(lineage: &Lineage<PgPosition>) -> Option<String> {
         // Every timeline but the first has a history, and a server that goes through it asks for that.
@@ -62,6 +70,11 @@ impl Product for Postgres {
         progress: &ProgressBar,
     ) -> Result<Taken<PgPosition>, Failure> {
         backup::backup(site, archive, args, into, progress).await
+    }
+
+    async fn mark(site: Site<'_>, name: &str) -> Result<String, Failure> {
+        let lsn = create_restore_point(&connection(&site)?, name).await?;
+        Ok(format!("LSN {lsn}"))
     }
 
     type Upstream = stream::PgUpstream;
