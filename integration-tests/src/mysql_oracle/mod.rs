@@ -115,9 +115,9 @@ impl Truth {
         let mut targets = Vec::new();
         while targets.len() < count {
             let form = targets.len();
-            let new = (0..TRIES)
-                .map(|_| self.candidate(form, rng))
-                .chain((0..TRIES).map(|_| self.candidate(2, rng)))
+            let tries = (0..TRIES).map(|_| form).chain((0..TRIES).map(|_| 2));
+            let new = tries
+                .map(|form| self.candidate(form, rng))
                 .find(|target| self.is_restorable(target) && !targets.contains(target));
             targets.push(new.with_context(|| format!("no restorable target of form {form}"))?);
         }
