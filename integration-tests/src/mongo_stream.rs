@@ -1,5 +1,7 @@
 //! `pitr stream` in the background, and waiting for it.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -13,19 +15,26 @@ use crate::{Pitr, Run, SOURCE, limits};
 #[derive(Debug)]
 pub struct Streaming {
     process: Option<Child>,
+    log: PathBuf,
 }
 
 impl Streaming {
     /// Starts it.
     pub fn start(pitr: &Pitr) -> Result<Self> {
-        Ok(Self { process: Some(pitr.spawn(["stream", SOURCE])?) })
+        Self::launch(pitr, None)
     }
 
     /// The same, from another server than the configuration names.
     pub fn with_url(pitr: &Pitr, url: &str) -> Result<Self> {
+        Self::launch(pitr, Some(url))
+    }
+
+    fn launch(pitr: &Pitr, url: Option<&str>) -> Result<Self> {
+        let log = pitr.config().with_file_name("stream.log");
         let mut command = pitr.command(["stream", SOURCE]);
-        command.env("PITR__SOURCES__MAIN__URL", url).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { process: Some(command.spawn()?) })
+        command.envs(url.map(|url| ("PITR__SOURCES__MAIN__URL", url)));
+        command.stdout(Stdio::null()).stderr(File::options().create(true).append(true).open(&log)?);
+        Ok(Self { process: Some(command.spawn()?), log })
     }
 
     /// Ends it in order: what it has read is durable afterwards.
@@ -47,6 +56,9 @@ impl Streaming {
 
 impl Drop for Streaming {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the stream ---\n{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
         if let Err(error) = self.kill() {
             eprintln!("cannot kill the stream: {error:#}");
         }
@@ -66,7 +78,11 @@ pub async fn wait_for_archive(pitr: &Pitr, at: Timestamp) -> Result<Run> {
         match run.code {
             Some(0 | 3) => return Ok(run),
             _ if begun.elapsed() < limits::ARCHIVE => tokio::time::sleep(limits::POLL * 10).await,
-            _ => bail!("{} is not archived after {:?}: {run}", optime(at), begun.elapsed()),
+            _ => {
+                let log = pitr.config().with_file_name("stream.log");
+                let log = std::fs::read_to_string(log).unwrap_or_default();
+                bail!("{} is not archived after {:?}: {run}\nlog of the stream:\n{log}", optime(at), begun.elapsed())
+            }
         }
     }
 }

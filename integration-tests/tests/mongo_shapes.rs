@@ -9,7 +9,7 @@ use integration_tests::mongo_load::mixed_ids;
 use integration_tests::mongo_truth::Truth;
 use integration_tests::mongodb::expect_equal;
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, wait_for_archive};
-use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc};
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
 use mongodb::{Client, Database};
 
 type Shape = for<'a> fn(&'a Client, Database, i32) -> BoxFuture<'a, Result<()>>;
@@ -110,7 +110,7 @@ async fn values_of_every_type(db: Database, round: i32) -> Result<()> {
     all.insert("empty", Timestamp { time: 0, increment: 0 });
     all.insert("code", Bson::JavaScriptCode("function() { return 1; }".into()));
     all.insert("undefined", Bson::Undefined);
-    all.insert("regex", Bson::RegularExpression(mongodb::bson::Regex { pattern: "a+".try_into()?, options: "i".try_into()? }));
+    all.insert("regex", Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }));
     all.insert("_id", round);
     let collection = db.collection::<Document>("all");
     collection.insert_one(&all).await?;
