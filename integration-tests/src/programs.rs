@@ -86,6 +86,22 @@ pub fn azurite() -> Result<(PathBuf, PathBuf)> {
     Ok((in_cache("azurite-", "node")?, in_cache("azurite-", "node_modules/azurite/dist/src/blob/main.js")?))
 }
 
+/// One version of `mongod`.
+pub fn mongod(version: &str) -> Result<PathBuf> {
+    in_cache(&format!("mongodb-{version}"), "bin/mongod")
+}
+
+/// True if that version is installed; the version matrix leaves out what is not.
+pub fn has_mongod(version: &str) -> bool {
+    mongod(version).is_ok()
+}
+
+/// A directory with the OpenSSL 1.1 that some versions of MongoDB need: a PostgreSQL of npm brings it along.
+pub fn openssl_1_1() -> Option<PathBuf> {
+    let file = in_cache("postgres-", "native/lib/libssl.so.1.1").ok()?;
+    file.parent().map(Into::into)
+}
+
 fn in_cache(prefix: &str, file: &str) -> Result<PathBuf> {
     let cache = cache();
     let entries = std::fs::read_dir(&cache).with_context(|| format!("cannot read {}", cache.display()));

@@ -32,17 +32,43 @@ pub struct Log {
 impl Log {
     /// Reads everything from `start` to the end of the log of timeline 1.
     pub fn read(server: &Postgres, start: &str) -> Result<Self> {
-        Self::dump(server, start, &[])
+        Self::read_timeline(server, 1, start)
+    }
+
+    /// The same of another timeline, from where it began or later.
+    pub fn read_timeline(server: &Postgres, timeline: u32, start: &str) -> Result<Self> {
+        Self::dump(server, timeline, start, &[])
+    }
+
+    /// This log, and the one that another timeline continues it with.
+    pub fn then(mut self, next: Self) -> Self {
+        let begin = next.records.first().copied().unwrap_or(u64::MAX);
+        self.records.retain(|record| *record < begin);
+        self.commits.retain(|commit| commit.begin < begin);
+        self.marks.retain(|(_, at)| *at < begin);
+        if let Some(last) = self.commits.last_mut().filter(|last| last.end == 0) {
+            last.end = begin;
+        }
+        self.records.extend(next.records);
+        self.commits.extend(next.commits);
+        self.marks.extend(next.marks);
+        self
     }
 
     /// Reads from `start` to what a server that goes on writing has flushed at least, `end`.
     pub fn read_until(server: &Postgres, start: &str, end: &str) -> Result<Self> {
-        Self::dump(server, start, &["--end", end])
+        Self::dump(server, 1, start, &["--end", end])
     }
 
-    fn dump(server: &Postgres, start: &str, end: &[&str]) -> Result<Self> {
+    fn dump(server: &Postgres, timeline: u32, start: &str, end: &[&str]) -> Result<Self> {
         let mut dump = server.program("pg_waldump");
-        dump.arg("--path").arg(server.data().join("pg_wal")).args(["--timeline", "1", "--start", start]).args(end);
+        dump.arg("--path").arg(server.data().join("pg_wal")).args([
+            "--timeline",
+            &timeline.to_string(),
+            "--start",
+            start,
+        ]);
+        dump.args(end);
         let output = dump.output().context("cannot run pg_waldump")?;
         // The end of the log is always an error to this tool.
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -62,6 +62,8 @@ pub enum Verb {
     Wal(Wal),
     /// Archive the log continuously, in the foreground (a service)
     Stream(Stream),
+    /// Write a named point into the log of a source, restorable as name:NAME
+    Mark(Mark),
     /// Show what can be restored: window, gaps, lag, last base, next step
     Status(MaybeSource),
     /// List bases and log ranges
@@ -157,6 +159,14 @@ pub enum Wal {
     /// Fill the spool of a running recovery (started by `wal fetch`)
     #[command(hide = true)]
     Prefetch(WalPrefetch),
+}
+
+#[derive(Debug, Args)]
+pub struct Mark {
+    /// The source
+    pub source: String,
+    /// The name of the point, as in before_deploy
+    pub name: String,
 }
 
 #[derive(Debug, Args)]
@@ -267,7 +277,7 @@ pub struct Restore {
     /// A new or empty directory for the restored data
     #[arg(long, value_name = "DIR", required_unless_present = "target_url", conflicts_with = "target_url")]
     pub into: Option<PathBuf>,
-    /// A running server without data of its own (MySQL, MariaDB); the file with its password is named by
+    /// A running server without data of its own (MySQL, MariaDB, MongoDB); the file with its password is named by
     /// PITR_TARGET_PASSWORD_FILE
     #[arg(long, value_name = "URL")]
     pub target_url: Option<String>,

@@ -116,6 +116,8 @@ impl TryFrom<String> for Interval {
 pub enum EngineKind {
     /// PostgreSQL 13 to 18
     Postgres,
+    /// MongoDB 4.4 and later
+    Mongodb,
     /// MySQL 8.0 and later
     Mysql,
     /// MariaDB 10.5 and later

@@ -41,6 +41,10 @@ macro_rules! by_engine {
                 type $engine = pitr_mysql::engine::Mariadb;
                 $body
             }
+            $crate::config::EngineKind::Mongodb => {
+                type $engine = pitr_mongodb::Mongo;
+                $body
+            }
         }
     };
 }
@@ -87,6 +91,9 @@ pub trait Product: Engine {
         into: &BaseWriter,
         progress: &ProgressBar,
     ) -> impl Future<Output = Result<Taken<Self::Position>, Failure>> + Send;
+
+    /// Writes a named point into the log of the source. Returns where it is, for people.
+    fn mark(site: Site<'_>, name: &str) -> impl Future<Output = Result<String, Failure>> + Send;
 
     /// Where its log is streamed from.
     type Upstream: Upstream<Engine = Self>;

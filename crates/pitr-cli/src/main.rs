@@ -13,6 +13,7 @@ mod engine;
 mod failure;
 mod limits;
 mod log;
+mod mongodb;
 mod mysql;
 mod planning;
 mod postgres;
@@ -114,6 +115,7 @@ async fn run(cli: &Cli) -> Result<Report, Failure> {
             Err(Failure::new(ErrorKind::Failed, "the fetch hooks are not run as ordinary verbs"))
         }
         Verb::Stream(_) => Err(Failure::new(ErrorKind::Failed, "streaming is not run as an ordinary verb")),
+        Verb::Mark(args) => verbs::mark::run(&Context::load(config)?, args).await,
         Verb::Status(args) => verbs::status::run(&Context::load(config)?, args).await,
         Verb::List(args) => verbs::list::run(&Context::load(config)?, args).await,
         Verb::Plan(args) => verbs::plan::run(&Context::load(config)?, args).await,

@@ -17,7 +17,7 @@ pub mod facts {
     pub const COMPATIBILITY: &str = "compatibility";
     /// Segment: number of entries.
     pub const ENTRIES: &str = "entries";
-    /// Segment, span: names of operations that this version of `pitr` does not know, separated by spaces.
+    /// Segment, span: names of operations that cannot be replayed, most of them unknown, separated by spaces.
     pub const UNKNOWN: &str = "unknown";
     /// Base: `snapshot` if all of it was read at one cluster time, `fuzzy` if it needs the log to agree with itself.
     pub const READ: &str = "read";

@@ -172,7 +172,7 @@ impl<T> Doing<T> for std::io::Result<T> {
 }
 
 /// Codes of the server that only time heals: elections, shutdowns, interruptions, timeouts.
-const PASSING: [i32; 17] = [6, 7, 24, 50, 89, 91, 112, 134, 175, 189, 262, 290, 9001, 10107, 11600, 11602, 13435];
+const PASSING: [i32; 18] = [6, 7, 24, 43, 50, 89, 91, 112, 134, 175, 189, 262, 290, 9001, 10107, 11600, 11602, 13435];
 /// Codes that speak of rights or logins.
 const DENIED: [i32; 3] = [13, 18, 8000];
 

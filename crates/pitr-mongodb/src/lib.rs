@@ -16,16 +16,27 @@
 //! - [`entry`]: the decoder. Bytes in; entry, or damage at an offset out. [`commands`]: what is known of commands.
 //! - [`scan`]: commits, named points and clocks of a stretch of log, for targets and headers.
 //! - [`note`]: what `pitr` itself writes into the log.
+//! - [`connect`]: the way to one member. [`stream`]: its oplog, as a majority has it.
+//! - [`base`]: a dump of one cluster time; [`restore`] and [`replay`]: back again, up to one exact cut.
+//! - [`check`], [`grants`]: is the set ready, and which role does `pitr` need?
 //! - [`Mongo`]: the engine, as planner and archive see it.
 
+pub mod base;
+pub mod check;
 pub mod commands;
+pub mod connect;
 pub mod engine;
 pub mod entry;
 pub mod error;
+pub mod grants;
 pub mod limits;
 pub mod note;
 pub mod position;
+pub mod replay;
+pub mod restore;
 pub mod scan;
+mod spill;
+pub mod stream;
 
 pub use engine::Mongo;
 pub use error::Error;

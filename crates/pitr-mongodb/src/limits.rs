@@ -21,7 +21,7 @@ pub const MAX_CHUNK: usize = 1 << 20;
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time in which a server must be found that fits.
-pub const SELECTION_TIMEOUT: Duration = Duration::from_secs(20);
+pub const SELECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time for the answer to a small question.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -35,10 +35,13 @@ pub const TAIL_SILENCE: Duration = Duration::from_secs(30);
 /// Idle time of the log after which a note moves its end.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// How often the oplog window is looked at.
-pub const WINDOW_CHECK: Duration = Duration::from_secs(60);
+/// How often a stream looks how much log it is away from the oldest entry.
+pub const WINDOW_CHECK: Duration = Duration::from_secs(30);
 
-/// An oplog that still holds less than this after our position is warned about.
+/// Seconds that a stream may be behind before it is asked whether the oplog will roll over it.
+pub const WINDOW_LAG: u32 = 10;
+
+/// An oplog that is full and reaches back less than this is warned about.
 pub const WINDOW_WARNING: Duration = Duration::from_secs(24 * 3600);
 
 /// What the server shows of us.
@@ -46,3 +49,71 @@ pub const APPLICATION_NAME: &str = "pitr";
 
 /// Oldest version of the wire protocol that is supported: MongoDB 4.4.
 pub const OLDEST_VERSION: (u32, u32) = (4, 4);
+
+/// Connections to one server at most.
+pub const MAX_CONNECTIONS: u32 = 32;
+
+/// How often the catalog is listed until it did not change meanwhile.
+pub const CATALOG_ATTEMPTS: usize = 50;
+
+/// Time for a majority to get an entry, and how often it is asked for.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`COMMIT_TIMEOUT`].
+pub const COMMIT_POLL: Duration = Duration::from_millis(20);
+
+/// Bytes of documents in one range of a collection, about.
+pub const PARTITION: u64 = 64 << 20;
+
+/// Ranges of one collection at most.
+pub const MAX_PARTITIONS: u64 = 4096;
+
+/// Values of `_id` that are looked at for each cut.
+pub const SAMPLES_PER_PARTITION: u64 = 16;
+
+/// Bytes of one batch of documents, about. Servers send up to 16 MiB at once.
+pub const READ_BATCH: u64 = 2 << 20;
+
+/// How often a cursor that the server ended is opened again.
+pub const READ_ATTEMPTS: usize = 100;
+
+/// Ranges that are read at once.
+pub const DUMP_CONNECTIONS: usize = 4;
+
+/// Bytes of one part of a base's catalog.
+pub const CATALOG_PART: usize = 1 << 20;
+
+/// Bytes of undecided transactions, and of documents that came out of order, in memory. The rest waits in a file.
+pub const TRANSACTION_MEMORY: usize = 16 << 20;
+/// See [`TRANSACTION_MEMORY`].
+pub const REORDER_MEMORY: usize = 16 << 20;
+
+/// Depth to which an `_id` is looked into to choose its lane.
+pub const MAX_HASH_DEPTH: usize = 32;
+
+/// Connections that apply log, and that insert documents of a base.
+pub const LANES: usize = 4;
+
+/// Writes that are sent to the target at once, at most.
+pub const BATCH_WRITES: usize = 1000;
+
+/// Bytes of writes that are sent at once, about. A command may have 48 MiB, a document 16 MiB.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Batches that wait for a lane.
+pub const QUEUED_BATCHES: usize = 1;
+
+/// How often a restore notes how far it is.
+pub const CHECKPOINT: Duration = Duration::from_secs(10);
+
+/// Entries in one answer to a tailing cursor, at most.
+pub const TAIL_BATCH: i32 = 5000;
+
+/// Time for a server of our own to start (it may have to recover), and to shut down.
+pub const SERVER_START: Duration = Duration::from_secs(120);
+/// See [`SERVER_START`].
+pub const SERVER_STOP: Duration = Duration::from_secs(300);
+/// How often it is looked at meanwhile.
+pub const SERVER_POLL: Duration = Duration::from_millis(50);
+
+/// Bytes of a server's log that an error shows, from its end.
+pub const LOG_TAIL: u64 = 2048;

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use pitr_core::{CommitBounds, Event, Facts, Scan, Timestamp, What};
 
+use crate::commands::{Policy, policy};
 use crate::engine::facts;
-use crate::entry::{Entries, Entry, EntryError, Meaning};
+use crate::entry::{Entries, Entry, EntryError, Meaning, Op};
 use crate::note;
 use crate::position::MongoPosition;
 
@@ -45,7 +46,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Counts one entry. Returns the name of an operation that this version does not know, if it is new here.
+    /// Counts one entry. Returns the name of an operation that cannot be replayed, if it is new here.
     pub fn add<'a>(&mut self, entry: &Entry<'a>) -> Option<&'a str> {
         self.entries += 1;
         self.commits.reaches = self.commits.reaches.max(entry.wall);
@@ -58,7 +59,11 @@ impl Tally {
             Some(What::Mark(_)) => self.marks += 1,
             _ => {}
         }
-        let Meaning::Unknown(name) = entry.meaning() else { return None };
+        let name = match (entry.meaning(), entry.op) {
+            (Meaning::Unknown(name), _) => name,
+            (_, Op::Command(name)) if matches!(policy(name), Policy::Refuse(_)) => name,
+            _ => return None,
+        };
         self.unknown.insert(safe_name(name)).then_some(name)
     }
 

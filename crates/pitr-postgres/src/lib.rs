@@ -23,6 +23,7 @@
 //! - [`connect`], [`replication`]: the way to a server, for SQL and for the replication protocol.
 //! - [`stream`]: the log as it is written, byte for byte what [`push`] would archive.
 //! - [`base`]: a base backup into a sink; [`restore`] and [`server`]: back again, up to one exact position.
+//! - [`mark`]: named points in the log.
 //! - [`check`], [`grants`]: is the server set up, and which role does `pitr` need?
 //! - [`Postgres`]: the engine, as planner and archive see it.
 
@@ -35,6 +36,7 @@ pub mod grants;
 pub mod history;
 pub mod limits;
 pub mod lsn;
+pub mod mark;
 pub mod position;
 pub mod push;
 pub mod replication;

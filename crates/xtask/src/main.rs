@@ -13,6 +13,7 @@ mod servers;
 mod shell;
 mod test;
 mod tidy;
+mod versions;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Install what the tests need; quick when all is there
     Servers(servers::Args),
+    /// The tests of the PostgreSQL engine on every version that it supports
+    Versions(versions::Args),
     /// The rules of the house that no compiler checks
     Tidy,
     /// What CI does, on a clean clone of the last commit
@@ -66,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Servers(args) => servers::run(&args),
+        Command::Versions(args) => versions::run(&args),
         Command::Tidy => tidy::run(),
         Command::Ci(args) => ci::run(&args),
     }

@@ -8,6 +8,7 @@
 mod binlog;
 mod budget;
 mod mutate;
+mod oplog;
 
 use anyhow::{Result, ensure};
 use bytes::Bytes;

@@ -11,7 +11,7 @@ pub mod stream;
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::BaseWriter;
-use pitr_core::{Finding, Lineage, Scan, Span};
+use pitr_core::{ErrorKind, Finding, Lineage, Scan, Span};
 use pitr_mysql::BinlogPosition;
 use pitr_mysql::connect::{Password, Settings};
 use pitr_mysql::engine::{Mariadb, Mysql};
@@ -65,6 +65,12 @@ macro_rules! product {
                 progress: &ProgressBar,
             ) -> Result<Taken<BinlogPosition>, Failure> {
                 backup::backup::<Self>(site, archive, into, progress).await
+            }
+
+            /// A binary log has no place for a name: a position is typed instead.
+            async fn mark(_: Site<'_>, _: &str) -> Result<String, Failure> {
+                Err(Failure::new(ErrorKind::Usage, "this engine has no named points")
+                    .next("SELECT @@GLOBAL.gtid_executed   -- and restore to gtid:UUID:NUMBER"))
             }
 
             async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<BinlogPosition>, Failure> {

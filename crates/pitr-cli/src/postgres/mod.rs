@@ -20,6 +20,7 @@ use pitr_core::{Finding, Lineage, Scan, Span};
 use pitr_postgres::connect::{Password, Settings};
 use pitr_postgres::engine::facts;
 use pitr_postgres::grants::{GrantOptions, role_script};
+use pitr_postgres::mark::create_restore_point;
 use pitr_postgres::{PgPosition, Postgres, TimelineId, WalFileName};
 
 use crate::cli::{Backup, Grants};
@@ -62,6 +63,11 @@ impl Product for Postgres {
         progress: &ProgressBar,
     ) -> Result<Taken<PgPosition>, Failure> {
         backup::backup(site, archive, args, into, progress).await
+    }
+
+    async fn mark(site: Site<'_>, name: &str) -> Result<String, Failure> {
+        let lsn = create_restore_point(&connection(&site)?, name).await?;
+        Ok(format!("LSN {lsn}"))
     }
 
     type Upstream = stream::PgUpstream;

@@ -45,12 +45,7 @@ pub fn hops(
 /// The hop to stream, by index, and from where: the begin of the first archived segment that is missing after the newest
 /// base, or, without a base, after the first log. `flushed` is how far the server is; there a stream of a server that the
 /// archive knows nothing of begins. `None` only if there are no hops.
-pub fn next(
-    hops: &[Hop],
-    catalog: &Catalog<PgPosition>,
-    size: SegmentSize,
-    flushed: Lsn,
-) -> Option<(usize, Lsn)> {
+pub fn next(hops: &[Hop], catalog: &Catalog<PgPosition>, size: SegmentSize, flushed: Lsn) -> Option<(usize, Lsn)> {
     let last = hops.len().checked_sub(1)?;
     let has_base = |hop: &Hop| catalog.bases.iter().any(|base| base.lineage == hop.lineage);
     let has_log = |hop: &Hop| {
@@ -88,4 +83,127 @@ fn missing_from(catalog: &Catalog<PgPosition>, lineage: &LineageId, size: Segmen
     }
     // An unfinished file ends anywhere.
     Some(Lsn(at.0 - at.0 % size.bytes().min(SLICE)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use pitr_core::{Base, BaseId, CommitBounds, Facts, Gap, SegmentName, Span, Timestamp};
+
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+    const THIRD: &[u8] = b"1\t0/4002098\tat restore point \"rp1\"\n\n3\t0/5000158\tno recovery target specified\n";
+
+    fn hops_to_five() -> Vec<Hop> {
+        hops(7, TimelineId(5), Some(THIRD), |bytes| [u8::try_from(bytes.len()).unwrap(); 32]).unwrap()
+    }
+
+    fn first() -> Vec<Hop> {
+        hops(7, TimelineId::FIRST, None, |_| [0; 32]).unwrap()
+    }
+
+    fn at(hop: &Hop, segment: u64) -> PgPosition {
+        PgPosition::new(hop.timeline, Lsn(segment << 24))
+    }
+
+    fn span(hop: &Hop, from: u64, to: u64) -> Span<PgPosition> {
+        let name = SegmentName::new("g", format!("{from:04}")).unwrap();
+        Span {
+            lineage: hop.lineage.clone(),
+            first: name.clone(),
+            last: name,
+            count: to - from,
+            start: at(hop, from),
+            end: at(hop, to),
+            bytes: (to - from) << 24,
+            commits: CommitBounds::default(),
+            marks: 0,
+            facts: Facts::new(),
+        }
+    }
+
+    fn base(hop: &Hop, segment: u64) -> Base<PgPosition> {
+        Base {
+            id: BaseId::new("b").unwrap(),
+            lineage: hop.lineage.clone(),
+            start: PgPosition::new(hop.timeline, Lsn((segment << 24) + 40)),
+            consistent: at(hop, segment + 1),
+            taken: (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH),
+            bytes: 0,
+            stored: 0,
+            facts: Facts::new(),
+        }
+    }
+
+    fn goes_on(hops: &[Hop], catalog: &Catalog<PgPosition>) -> (usize, u64) {
+        let (hop, lsn) = next(hops, catalog, SIZE, Lsn((9 << 24) + 500)).unwrap();
+        assert_eq!(lsn.segment_offset(SIZE), 0);
+        (hop, lsn.segment_number(SIZE))
+    }
+
+    #[test]
+    fn a_history_names_every_timeline_on_the_way_and_skips_none_that_counts() {
+        let hops = hops_to_five();
+        assert_eq!(hops.iter().map(|hop| hop.timeline.0).collect::<Vec<_>>(), [1, 3, 5]);
+        assert_eq!(
+            hops.iter().map(|hop| hop.begins.to_string()).collect::<Vec<_>>(),
+            ["0/0", "0/4002098", "0/5000158"]
+        );
+        assert_eq!(hops[2].history.as_deref(), Some(THIRD));
+        assert!(hops[0].history.is_none());
+    }
+
+    #[test]
+    fn an_unknown_server_is_streamed_from_where_it_is() {
+        assert_eq!(goes_on(&hops_to_five(), &Catalog::default()), (2, 9));
+    }
+
+    #[test]
+    fn a_stream_goes_on_at_the_first_segment_that_is_missing_after_the_newest_base() {
+        let hops = first();
+        let mut catalog = Catalog { spans: vec![span(&hops[0], 2, 4), span(&hops[0], 6, 8)], ..Catalog::default() };
+        assert_eq!(goes_on(&hops, &catalog), (0, 4), "the hole can still be filled");
+        catalog.bases.push(base(&hops[0], 6));
+        assert_eq!(goes_on(&hops, &catalog), (0, 8), "nothing needs what is older than the base");
+        catalog.bases.push(base(&hops[0], 8));
+        assert_eq!(goes_on(&hops, &catalog), (0, 8), "a base whose log is not there yet");
+    }
+
+    #[test]
+    fn what_the_server_has_removed_is_not_asked_for_again() {
+        let hops = first();
+        let gap = Gap {
+            lineage: hops[0].lineage.clone(),
+            after: at(&hops[0], 4),
+            before: Some(at(&hops[0], 7)),
+            after_time: None,
+            before_time: None,
+            cause: GapCause::RemovedByServer("gone".into()),
+        };
+        let catalog = Catalog { spans: vec![span(&hops[0], 2, 4)], gaps: vec![gap], ..Catalog::default() };
+        assert_eq!(goes_on(&hops, &catalog), (0, 7));
+    }
+
+    #[test]
+    fn a_parent_is_left_once_its_child_repeats_the_rest_of_it() {
+        let hops = hops_to_five();
+        let parent = |to| Catalog { spans: vec![span(&hops[0], 2, to)], ..Catalog::default() };
+        assert_eq!(goes_on(&hops, &parent(3)), (0, 3), "segment 3 is on the first timeline alone");
+        assert_eq!(goes_on(&hops, &parent(4)), (1, 4), "segment 4 begins with a copy of it");
+        let mut both = parent(4);
+        both.spans.push(span(&hops[1], 4, 5));
+        assert_eq!(goes_on(&hops, &both), (2, 5));
+        // The old server wrote on after the fork: that is no part of this history.
+        assert_eq!(goes_on(&hops, &parent(9)), (1, 4));
+    }
+
+    #[test]
+    fn an_unfinished_file_of_the_server_does_not_move_the_begin_of_a_segment() {
+        let hops = first();
+        let mut partial = span(&hops[0], 4, 5);
+        partial.end.lsn = Lsn((4 << 24) + 4711);
+        let catalog = Catalog { spans: vec![span(&hops[0], 2, 4), partial], ..Catalog::default() };
+        assert_eq!(goes_on(&hops, &catalog), (0, 4));
+    }
 }

@@ -78,11 +78,7 @@ impl Upstream for PgUpstream {
     type Engine = Postgres;
     type Stream = PgStream;
 
-    async fn connect(
-        &mut self,
-        archive: &SourceArchive,
-        durable: Durable<PgPosition>,
-    ) -> Result<PgStream, Failure> {
+    async fn connect(&mut self, archive: &SourceArchive, durable: Durable<PgPosition>) -> Result<PgStream, Failure> {
         let mut client = ReplicationClient::connect(&self.settings).await?;
         // First of all: from here on the server keeps what we have not seen.
         if let Some(slot) = &self.slot
@@ -106,11 +102,6 @@ impl Upstream for PgUpstream {
     async fn lost(&mut self, archive: &SourceArchive, removed: &Failure) -> Result<Gap<PgPosition>, Failure> {
         let mut client = ReplicationClient::connect(&self.settings).await?;
         let situation = self.situation(&mut client, archive).await?;
-        if let Some(slot) = &self.slot {
-            // Invalidated, or it would have kept the log.
-            client.drop_slot(slot).await?;
-            client.ensure_slot(slot).await?;
-        }
         client.close().await;
         let Situation { at, size, .. } = situation;
         let until = situation.until();
@@ -148,7 +139,10 @@ impl Situation {
         if timeline != self.at.timeline || self.at.lsn <= flushed {
             return Ok(());
         }
-        let what = format!("the archive has the log of timeline {timeline} up to {}, the server only up to {flushed}", self.at.lsn);
+        let what = format!(
+            "the archive has the log of timeline {timeline} up to {}, the server only up to {flushed}",
+            self.at.lsn
+        );
         Err(Failure::new(ErrorKind::Unreachable, what).next(
             "a standby will catch up; a server that was set back to an earlier state must not go on on this timeline: restore it, or promote it to a new one",
         ))

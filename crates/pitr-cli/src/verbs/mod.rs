@@ -7,6 +7,7 @@ pub mod grants;
 pub mod init;
 pub mod key;
 pub mod list;
+pub mod mark;
 pub mod plan;
 pub mod restore;
 pub mod status;

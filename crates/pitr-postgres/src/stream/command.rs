@@ -38,15 +38,25 @@ impl ReplicationClient {
         bytes.and_then(SegmentSize::new).ok_or_else(|| self.odd("SHOW wal_segment_size", &shown))
     }
 
-    /// Makes a physical slot that keeps log from now on, if there is none of this name. True if it is new.
+    /// Makes a physical slot that keeps log from now on, if there is none of this name, or only one that was invalidated
+    /// and keeps nothing any more. True if it is new.
     pub async fn ensure_slot(&mut self, slot: &str) -> Result<bool, ConnectError> {
         const DUPLICATE_OBJECT: &str = "42710";
+        if self.major() >= 15 && self.slot_keeps_nothing(slot).await? {
+            self.drop_slot(slot).await?;
+        }
         let command = format!("CREATE_REPLICATION_SLOT {} PHYSICAL RESERVE_WAL", quoted(slot));
         match self.wire.query(&command).await {
             Ok(_) => Ok(true),
             Err(ConnectError::Server { message, .. }) if message.sqlstate == DUPLICATE_OBJECT => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// True for a physical slot without position. A logical one is an error: it is somebody else's.
+    async fn slot_keeps_nothing(&mut self, slot: &str) -> Result<bool, ConnectError> {
+        let rows = self.wire.query(&format!("READ_REPLICATION_SLOT {}", quoted(slot))).await?;
+        Ok(rows.first().is_some_and(|row| text(row, 0) == Some("physical") && text(row, 1).is_none()))
     }
 
     /// Drops a slot, so that the server keeps no log for it any more. False if there is none of this name.

@@ -19,6 +19,9 @@ use anyhow::{Context, Result};
 
 use crate::shell::{is_root, output, program, which};
 
+/// The version of PostgreSQL that Debian has.
+const DEBIAN_POSTGRES: &str = "15";
+
 /// Versions of PostgreSQL that npm has, besides Debian's 15.
 const OTHER_POSTGRES: [(&str, &str); 5] = [
     ("13", "13.23.0-beta.16"),
@@ -67,6 +70,22 @@ pub fn ensure() -> Result<()> {
     debs::MARIADB.ensure(&cache)?;
     template::mysql(&cache)?;
     template::mariadb(&cache)
+}
+
+/// Every supported PostgreSQL that is wanted, installed: its major version and the directory of its programs, in order.
+pub fn ensure_all_postgres(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut all = Vec::new();
+    if wanted(DEBIAN_POSTGRES) {
+        apt::ensure(&apt::POSTGRES)?;
+        all.push((DEBIAN_POSTGRES, PathBuf::from(format!("/usr/lib/postgresql/{DEBIAN_POSTGRES}/bin"))));
+    }
+    let cache = cache()?;
+    for (major, version) in OTHER_POSTGRES.into_iter().filter(|(major, _)| wanted(major)) {
+        npm::postgres(&cache, major, version)?;
+        all.push((major, cache.join(format!("postgres-{major}/native/bin"))));
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// What the demo needs: a PostgreSQL and nothing else.

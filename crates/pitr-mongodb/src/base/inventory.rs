@@ -1,0 +1,233 @@
+//! Reads the catalog of a server as it was at one cluster time.
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc, rawdoc};
+use tokio::time::{sleep, timeout};
+
+use super::catalog::{Collection, Kind, Read, uuid};
+use crate::connect::{Member, entry_at, oplog_bounds};
+use crate::entry::{Entry, Meaning, Op};
+use crate::error::{Doing, Error, Result};
+use crate::limits::{CATALOG_ATTEMPTS, COMMIT_POLL, COMMIT_TIMEOUT};
+use crate::position::{MongoPosition, OpTime, Stamp};
+
+/// The catalog, and the cluster time of which it is.
+#[derive(Debug)]
+pub struct Inventory {
+    /// Every write up to here is reflected.
+    pub at: OpTime,
+    /// Log is needed from here on: transactions that were open at that time have parts before it.
+    pub start: MongoPosition,
+    /// What there is, sorted by database and name.
+    pub collections: Vec<Collection>,
+}
+
+/// Takes stock at a moment that a majority has.
+///
+/// The server reads its catalog as it is now, not at a time. So the log is asked afterwards: if no command
+/// changed the catalog between the cluster time and the end of the reading, it was the same all along.
+pub async fn take(member: &Member) -> Result<Inventory> {
+    // In this order: a transaction that is open at the cluster time either shows in the list, or began after it was read.
+    let (_, before) = oplog_bounds(member).await?;
+    let oldest = oldest_transaction(member).await?;
+    let start = oldest.map_or(before.before(), |oldest| earlier(oldest.before(), before.before()));
+    for _ in 0..CATALOG_ATTEMPTS {
+        let (_, at) = oplog_bounds(member).await?;
+        let collections = collections(member).await?;
+        let last = last_applied(member).await?;
+        if committed(member, last).await? && unchanged(member, at.stamp, last.stamp).await? {
+            return Ok(Inventory { at, start, collections });
+        }
+    }
+    Err(Error::Silent {
+        doing: format!("collections or indexes of {} changed each time they were listed", member.host),
+        seconds: 0,
+    })
+}
+
+fn earlier(a: MongoPosition, b: MongoPosition) -> MongoPosition {
+    if a <= b { a } else { b }
+}
+
+/// The first entry of the oldest transaction that is open, as a majority sees it.
+async fn oldest_transaction(member: &Member) -> Result<Option<OpTime>> {
+    let doing = "looking for open transactions";
+    let command = doc! {
+        "find": "transactions", "filter": { "state": { "$in": ["prepared", "inProgress"] } },
+        "projection": { "startOpTime": 1 }, "readConcern": { "level": "majority" },
+    };
+    let mut cursor = member.database("config").run_cursor_command(command).await.doing(doing)?;
+    let mut oldest: Option<OpTime> = None;
+    while let Some(transaction) = cursor.try_next().await.doing(doing)? {
+        let Ok(start) = transaction.get_document("startOpTime") else { continue };
+        let stamp = start.get_timestamp("ts").map_err(|error| Error::answer(doing, error))?;
+        let found = OpTime { term: start.get_i64("t").unwrap_or(-1), stamp: stamp.into() };
+        oldest = Some(oldest.filter(|oldest| oldest.stamp <= found.stamp).unwrap_or(found));
+    }
+    Ok(oldest)
+}
+
+/// The last entry that this member has applied, committed or not.
+async fn last_applied(member: &Member) -> Result<OpTime> {
+    let doing = "asking for the last write";
+    let answer = member.admin(doc! { "hello": 1 }, doing).await?;
+    let last = answer.get_document("lastWrite").and_then(|last| last.get_document("opTime"));
+    let last = last.map_err(|error| Error::answer(doing, error))?;
+    let stamp = last.get_timestamp("ts").map_err(|error| Error::answer(doing, error))?;
+    Ok(OpTime { term: last.get_i64("t").unwrap_or(-1), stamp: stamp.into() })
+}
+
+/// Waits until a majority has the entry; false if it was rolled back.
+async fn committed(member: &Member, entry: OpTime) -> Result<bool> {
+    let wait = async {
+        loop {
+            let (_, last) = oplog_bounds(member).await?;
+            if last.stamp >= entry.stamp {
+                return Ok(entry_at(member, entry.stamp).await? == Some(entry));
+            }
+            sleep(COMMIT_POLL).await;
+        }
+    };
+    timeout(COMMIT_TIMEOUT, wait).await.map_err(|_| Error::Silent {
+        doing: format!("waiting for a majority to have {entry}"),
+        seconds: COMMIT_TIMEOUT.as_secs(),
+    })?
+}
+
+/// True if no entry after `from` and up to `to` changes collections or indexes.
+async fn unchanged(member: &Member, from: Stamp, to: Stamp) -> Result<bool> {
+    let doing = "looking for changes of the catalog";
+    let (from, to) = (mongodb::bson::Timestamp::from(from), mongodb::bson::Timestamp::from(to));
+    let command = rawdoc! {
+        "find": "oplog.rs", "filter": { "ts": { "$gt": from, "$lte": to }, "op": "c" },
+        "readConcern": { "level": "majority" },
+    };
+    let mut cursor = member.database("local").run_raw_cursor_command(command).batch().await.doing(doing)?;
+    while let Some(batch) = cursor.try_next().await.doing(doing)? {
+        for document in batch.doc_slices().doing(doing)? {
+            let document = document.map_err(|error| Error::answer(doing, error))?;
+            let document = document.as_document().ok_or_else(|| Error::answer(doing, "an entry is no document"))?;
+            if changes_catalog(&Entry::decode(document.as_bytes(), 0)?) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn changes_catalog(entry: &Entry<'_>) -> bool {
+    let inner_command = || {
+        let operations = entry.operations().into_iter().flatten().flatten();
+        operations
+            .filter_map(|operation| operation.as_document())
+            .any(|operation| operation.get_str("op").is_ok_and(|op| op == "c"))
+    };
+    match (entry.op, entry.meaning()) {
+        (Op::Command("applyOps"), _) => inner_command(),
+        // What it did was said by its parts, which may lie before.
+        (Op::Command("commitTransaction"), _) => true,
+        (Op::Command("abortTransaction"), _) | (_, Meaning::Nothing) => false,
+        (Op::Command(_), _) => true,
+        _ => false,
+    }
+}
+
+/// Every collection that a base keeps.
+async fn collections(member: &Member) -> Result<Vec<Collection>> {
+    let mut found = Vec::new();
+    let databases = member.admin(doc! { "listDatabases": 1, "nameOnly": true }, "listing databases").await?;
+    let databases = databases.get_array("databases").map_err(|error| Error::answer("listing databases", error))?;
+    for database in databases.iter().filter_map(Bson::as_document) {
+        let db = database.get_str("name").map_err(|error| Error::answer("listing databases", error))?;
+        if !matches!(db, "local" | "config") {
+            of_database(member, db, &mut found).await?;
+        }
+    }
+    found.sort_by(|a, b| (&a.db, &a.name).cmp(&(&b.db, &b.name)));
+    Ok(found)
+}
+
+async fn of_database(member: &Member, db: &str, found: &mut Vec<Collection>) -> Result<()> {
+    let doing = format!("listing collections of {db}");
+    let database = member.database(db);
+    let mut cursor = database.run_cursor_command(doc! { "listCollections": 1 }).await.doing(&doing)?;
+    while let Some(listed) = cursor.try_next().await.doing(&doing)? {
+        let name = listed.get_str("name").map_err(|error| Error::answer(&doing, error))?.to_owned();
+        if !is_kept(db, &name) {
+            continue;
+        }
+        let id = listed.get_document("info").ok().and_then(|info| info.get("uuid")).and_then(uuid);
+        let kind = match listed.get_str("type") {
+            Ok("view") => Kind::View,
+            Ok("timeseries") => Kind::TimeSeries,
+            _ => Kind::Plain,
+        };
+        let options = listed.get_document("options").cloned().unwrap_or_default();
+        found.push(Collection {
+            indexes: match kind {
+                Kind::Plain => indexes(member, db, &name).await?,
+                Kind::View | Kind::TimeSeries => Vec::new(),
+            },
+            db: db.to_owned(),
+            name,
+            kind,
+            id,
+            options,
+            parts: 0,
+            read: Read::Snapshot,
+        });
+    }
+    Ok(())
+}
+
+/// Indexes that are complete. A collection that went away meanwhile has none; the log tells that it did.
+async fn indexes(member: &Member, db: &str, name: &str) -> Result<Vec<Document>> {
+    let doing = format!("listing indexes of {db}.{name}");
+    match member.database(db).run_cursor_command(doc! { "listIndexes": name }).await {
+        Ok(cursor) => cursor.try_collect().await.doing(doing),
+        Err(error) if crate::error::code(&error) == Some(NAMESPACE_NOT_FOUND) => Ok(Vec::new()),
+        Err(error) => Err(error).doing(doing),
+    }
+}
+
+const NAMESPACE_NOT_FOUND: i32 = 26;
+
+/// False for what a server keeps for itself, and what a target must have of its own.
+pub fn is_kept(db: &str, name: &str) -> bool {
+    match (db, name) {
+        ("local" | "config", _) => false,
+        ("admin", "system.users" | "system.roles") => true,
+        ("admin", name) if name.starts_with("system.") => false,
+        (_, name) if name.starts_with("system.buckets.") => true,
+        (_, "system.views" | "system.js") => true,
+        (_, name) => !name.starts_with("system."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_kept;
+
+    #[test]
+    fn what_belongs_to_the_server_is_left_to_the_server() {
+        for (db, name) in [
+            ("local", "oplog.rs"),
+            ("config", "transactions"),
+            ("admin", "system.version"),
+            ("admin", "system.keys"),
+            ("shop", "system.profile"),
+        ] {
+            assert!(!is_kept(db, name), "{db}.{name}");
+        }
+        for (db, name) in [
+            ("admin", "system.users"),
+            ("admin", "notes"),
+            ("shop", "orders"),
+            ("shop", "system.js"),
+            ("shop", "system.buckets.weather"),
+            ("shop", "systematic"),
+        ] {
+            assert!(is_kept(db, name), "{db}.{name}");
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The way to a server: one member of a replica set, or a standalone.
+//!
+//! Everything that reads holds on to one member ([`Member`]): cursors, record order and the commit point
+//! belong to it. What writes goes to the primary.
+
+mod query;
+mod settings;
+
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::ServerAddress;
+use mongodb::{Client, Database};
+use tokio::time::timeout;
+
+pub use self::query::{compatibility, entry_at, first_from, oplog_bounds};
+pub(crate) use self::query::{find_one, lineage_facts};
+pub use self::settings::{Password, Settings};
+use crate::error::{Doing, Error, Result};
+use crate::limits::{OLDEST_VERSION, QUERY_TIMEOUT};
+
+/// Which member of a set is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prefer {
+    /// One that clients do not write to, if there is one that answers.
+    Secondary,
+    /// The one that takes writes.
+    Primary,
+}
+
+/// A connection to one server, and what it said of itself.
+#[derive(Debug, Clone)]
+pub struct Member {
+    client: Client,
+    /// Its address, as the set knows it.
+    pub host: String,
+    /// Name of the replica set; `None` for a standalone.
+    pub set: Option<String>,
+    /// True for a server that takes writes.
+    pub writable: bool,
+    /// Version: major, minor, patch.
+    pub version: (u32, u32, u32),
+    /// All members that hold data, as the set knows them.
+    pub members: Vec<String>,
+}
+
+impl Member {
+    /// Connects to a member. The URL may name one or several; the set says who else there is.
+    pub async fn connect(settings: &Settings, prefer: Prefer) -> Result<Self> {
+        let options = settings.options().await?;
+        let mut failure = None;
+        let mut fallback: Option<Self> = None;
+        let mut addresses: Vec<ServerAddress> = options.hosts;
+        let direct = options.direct_connection == Some(true);
+        let mut at = 0;
+        while let Some(address) = addresses.get(at).cloned() {
+            at += 1;
+            match Self::of(settings, &address).await {
+                Ok(member) => {
+                    let fits = direct || member.set.is_none() || member.writable == (prefer == Prefer::Primary);
+                    if fits {
+                        return Ok(member);
+                    }
+                    for other in &member.members {
+                        let known = |address: &ServerAddress| address.to_string() == *other;
+                        if let (false, Ok(address)) = (addresses.iter().any(known), other.parse()) {
+                            addresses.push(address);
+                        }
+                    }
+                    fallback = Some(member);
+                }
+                // Another member may answer; if none does, the last error is told.
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (fallback, failure) {
+            (Some(member), _) if prefer == Prefer::Secondary => Ok(member),
+            (_, Some(error)) => Err(error),
+            (Some(member), None) => Err(Error::Silent {
+                doing: format!("no primary among {}", member.members.join(", ")),
+                seconds: QUERY_TIMEOUT.as_secs(),
+            }),
+            (None, None) => Err(Error::Url("it names no server".to_owned())),
+        }
+    }
+
+    async fn of(settings: &Settings, address: &ServerAddress) -> Result<Self> {
+        let client = settings.direct(address).await?;
+        let doing = format!("asking {address} who it is");
+        let admin = client.database("admin");
+        let hello = command(&admin, doc! { "hello": 1 }, &doing).await?;
+        if hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid") {
+            return Err(Error::Unsuitable {
+                what: format!("{address} is a mongos"),
+                hint: "protect each shard and the config servers as a replica set of its own".to_owned(),
+            });
+        }
+        let state = |key| hello.get_bool(key).unwrap_or(false);
+        let writable = state("isWritablePrimary") || state("ismaster");
+        if !writable && !state("secondary") {
+            return Err(Error::Silent {
+                doing: format!("{address} is neither primary nor secondary"),
+                seconds: QUERY_TIMEOUT.as_secs(),
+            });
+        }
+        let version = parse_version(command(&admin, doc! { "buildInfo": 1 }, &doing).await?.get_str("version").ok());
+        if (version.0, version.1) < OLDEST_VERSION {
+            let (major, minor, _) = version;
+            return Err(Error::Unsuitable {
+                what: format!("MongoDB {major}.{minor} is not supported: 4.4 and later are"),
+                hint: "upgrade the server".to_owned(),
+            });
+        }
+        let text = |key: &str| hello.get_str(key).ok().map(str::to_owned);
+        let hosts = hello.get_array("hosts").ok().into_iter().flatten();
+        Ok(Self {
+            client,
+            host: text("me").unwrap_or_else(|| address.to_string()),
+            set: text("setName"),
+            writable,
+            version,
+            members: hosts.filter_map(|host| host.as_str().map(str::to_owned)).collect(),
+        })
+    }
+
+    /// A database of this server.
+    pub fn database(&self, name: &str) -> Database {
+        self.client.database(name)
+    }
+
+    /// The client, for sessions.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs a small command on `admin`.
+    pub async fn admin(&self, command_document: Document, doing: &str) -> Result<Document> {
+        command(&self.database("admin"), command_document, doing).await
+    }
+
+    /// Runs a small command on a database.
+    pub async fn run(&self, database: &str, command_document: Document, doing: &str) -> Result<Document> {
+        command(&self.database(database), command_document, doing).await
+    }
+
+    /// Runs a command that may take long.
+    pub async fn run_raw(&self, database: &str, document: RawDocumentBuf, doing: &str) -> Result<Document> {
+        self.database(database).run_raw_command(document).await.doing(doing)
+    }
+
+    /// The version as people write it.
+    pub fn version_text(&self) -> String {
+        let (major, minor, patch) = self.version;
+        format!("{major}.{minor}.{patch}")
+    }
+}
+
+async fn command(database: &Database, document: Document, doing: &str) -> Result<Document> {
+    match timeout(QUERY_TIMEOUT, async { database.run_command(document).await }).await {
+        Ok(answer) => answer.doing(doing),
+        Err(_) => Err(Error::Silent { doing: doing.to_owned(), seconds: QUERY_TIMEOUT.as_secs() }),
+    }
+}
+
+fn parse_version(text: Option<&str>) -> (u32, u32, u32) {
+    let mut numbers = text.unwrap_or_default().split(['.', '-']).map_while(|number| number.parse().ok());
+    let mut next = || numbers.next().unwrap_or(0);
+    (next(), next(), next())
+}

@@ -1,0 +1,242 @@
+//! Applies log to a target, in parallel and exactly.
+//!
+//! Writes on documents go to [`lanes`]; commands run alone; transactions wait until they commit and are then applied
+//! as a whole. A [`model`] knows which collection has which name at each moment, and collects the indexes, which are
+//! built when the log has been applied.
+
+mod ddl;
+mod lanes;
+pub mod model;
+pub mod operation;
+mod transactions;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use self::ddl::Command;
+use self::lanes::{Lanes, Ready};
+use self::model::Model;
+use self::operation::{Write, hash_id};
+use self::transactions::Transactions;
+use crate::base::inventory::is_kept;
+use crate::commands::{Policy, policy};
+use crate::connect::Member;
+use crate::entry::{Entries, Entry, Meaning, Op};
+use crate::error::{Error, Result};
+use crate::position::{MongoPosition, OpTime, Stamp};
+
+/// What a replay did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Entries read, also those that change nothing.
+    pub entries: u64,
+    /// Writes on documents that were applied.
+    pub writes: u64,
+    /// Transactions of several entries or with a session that were applied.
+    pub transactions: u64,
+    /// Commands that were applied.
+    pub commands: u64,
+}
+
+/// Where a replay begins and ends.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Every write up to here is in the base.
+    pub base: Stamp,
+    /// Every write up to here is on the target already. Commands between the two are only noted, to know which
+    /// collections there are.
+    pub done: Stamp,
+    /// Up to here the target may be ahead of the log: an interrupted restore had come so far.
+    pub doubtful: Stamp,
+    /// The cut to arrive at: everything before it is applied, and nothing else.
+    pub cut: MongoPosition,
+}
+
+/// Applies log, segment by segment.
+pub struct Replay {
+    target: Member,
+    lanes: Lanes,
+    model: Model,
+    transactions: Transactions,
+    range: Range,
+    /// The last entry that was read.
+    last: Option<OpTime>,
+    counts: Counts,
+}
+
+impl Replay {
+    /// A replay onto a target that holds what `model` says.
+    pub fn new(target: Member, model: Model, range: Range) -> Self {
+        let lanes = Lanes::new(&target);
+        Self {
+            target,
+            lanes,
+            model,
+            transactions: Transactions::default(),
+            range,
+            last: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Applies the entries of one segment; false once an entry lies behind the cut.
+    pub async fn feed(&mut self, bytes: &[u8]) -> Result<bool> {
+        for entry in Entries::new(bytes) {
+            let entry = entry?;
+            if !(entry.optime.before() < self.range.cut) {
+                return Ok(false);
+            }
+            // Two writers cut the log at different places: what was read already is passed over.
+            if self.last.is_some_and(|last| entry.optime.stamp <= last.stamp) {
+                continue;
+            }
+            self.last = Some(entry.optime);
+            self.counts.entries += 1;
+            self.entry(&entry).await?;
+        }
+        Ok(true)
+    }
+
+    /// Waits until all that was fed is applied.
+    pub async fn settle(&mut self) -> Result<()> {
+        self.lanes.barrier().await
+    }
+
+    /// The last entry that was read.
+    pub fn last(&self) -> Option<OpTime> {
+        self.last
+    }
+
+    /// What exists now.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What was done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Transactions that were still open at the cut: nothing of them is on the target.
+    pub fn undecided(&self) -> usize {
+        self.transactions.len()
+    }
+
+    async fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let in_base = entry.optime.stamp <= self.range.base;
+        match entry.meaning() {
+            Meaning::Nothing => Ok(()),
+            Meaning::Part(session) | Meaning::Prepared(session) => self.transactions.add(session, entry),
+            Meaning::Abort(session) => {
+                self.transactions.forget(session);
+                Ok(())
+            }
+            Meaning::LastPart(session) | Meaning::Commit(session, _) if in_base => {
+                self.transactions.forget(session);
+                Ok(())
+            }
+            Meaning::Write if in_base => Ok(()),
+            Meaning::LastPart(session) => {
+                self.commit(session, entry.optime).await?;
+                self.group(entry, entry.optime).await
+            }
+            Meaning::Commit(session, _) => self.commit(session, entry.optime).await,
+            Meaning::Unknown(name) => Err(Error::Unreplayable {
+                operation: name.to_owned(),
+                at: entry.optime.to_string(),
+                why: "this version of pitr does not know it".to_owned(),
+            }),
+            Meaning::Write => match entry.op {
+                Op::Command("applyOps") => self.group(entry, entry.optime).await,
+                _ => self.write(&Write::of_entry(entry), entry.optime).await,
+            },
+        }
+    }
+
+    /// Applies what was kept of a transaction that commits.
+    async fn commit(&mut self, session: crate::entry::Session<'_>, at: OpTime) -> Result<()> {
+        self.counts.transactions += 1;
+        for piece in self.transactions.take(session).into_iter().flatten() {
+            let bytes = self.transactions.read(piece)?;
+            self.group(&Entry::decode(&bytes, 0)?, at).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies the operations of an `applyOps`, as of the moment at which they became visible.
+    async fn group(&mut self, entry: &Entry<'_>, at: OpTime) -> Result<()> {
+        let malformed = |why: &str| Error::Unreplayable {
+            operation: "applyOps".to_owned(),
+            at: entry.optime.to_string(),
+            why: why.to_owned(),
+        };
+        for operation in entry.operations().into_iter().flatten() {
+            let operation = operation.map_err(|error| malformed(&error.to_string()))?;
+            let operation = operation.as_document().ok_or_else(|| malformed("an operation is no document"))?;
+            let write = Write::of_operation(operation).ok_or_else(|| malformed("an operation has no o, op or ns"))?;
+            self.write(&write, at).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, write: &Write<'_>, at: OpTime) -> Result<()> {
+        match write.op {
+            Op::Command(name) => self.command(name, write, at).await,
+            Op::Insert | Op::Update | Op::Delete => self.document(write, at).await,
+            Op::Noop | Op::Other(_) => Ok(()),
+        }
+    }
+
+    async fn document(&mut self, write: &Write<'_>, at: OpTime) -> Result<()> {
+        let (db, name) = write.ns.split_once('.').unwrap_or((write.ns, ""));
+        if !is_kept(db, name) || self.is_done(at) {
+            return Ok(());
+        }
+        let id = write.uuid.or_else(|| self.model.id_of(db, name));
+        let Some(known) = id.and_then(|id| self.model.get(id)) else {
+            return Err(Error::Unreplayable {
+                operation: format!("a write on {}", write.ns),
+                at: at.to_string(),
+                why: "neither the base nor the log before it has that collection".to_owned(),
+            });
+        };
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        if !known.in_order
+            && let Some(id) = write.id()
+        {
+            hash_id(id, &mut hasher);
+        }
+        let tolerant = at.stamp <= self.range.doubtful || known.until.is_some_and(|until| at.stamp <= until);
+        self.counts.writes += 1;
+        let ready = Ready { operation: write.to_operation(&known.ns()), at, tolerant };
+        self.lanes.write(hasher.finish(), ready).await
+    }
+
+    async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {
+        let refuse =
+            |why: &str| Error::Unreplayable { operation: name.to_owned(), at: at.to_string(), why: why.to_owned() };
+        match policy(name) {
+            Policy::Ignore | Policy::Unpack => return Ok(()),
+            Policy::Refuse(why) => return Err(refuse(why)),
+            Policy::Unknown => return Err(refuse("this version of pitr does not know it")),
+            Policy::Apply | Policy::Index => {}
+        }
+        let db = write.ns.split_once('.').map_or(write.ns, |(db, _)| db);
+        if matches!(db, "local" | "config") {
+            return Ok(());
+        }
+        let command = Command::new(name, write.ns, write.uuid, write.o, at)?;
+        if command.is_of_index() {
+            command.note_index(&mut self.model);
+            return Ok(());
+        }
+        self.counts.commands += 1;
+        let target = (!self.is_done(at)).then(|| self.target.clone());
+        self.lanes.barrier().await?;
+        command.run(target.as_ref(), &mut self.model).await
+    }
+
+    fn is_done(&self, at: OpTime) -> bool {
+        at.stamp <= self.range.done
+    }
+}

@@ -1,0 +1,164 @@
+//! One write on a document, on its way to the target.
+
+use std::hash::{Hash, Hasher};
+
+use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+
+use crate::entry::{Entry, Op, uuid_of};
+use crate::limits::MAX_HASH_DEPTH;
+
+/// A write, as an entry or a part of a transaction holds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'a> {
+    /// Insert, update, delete; a command within a transaction.
+    pub op: Op<'a>,
+    /// The namespace at that time.
+    pub ns: &'a str,
+    /// Identifier of the collection.
+    pub uuid: Option<[u8; 16]>,
+    /// The object.
+    pub o: &'a RawDocument,
+    /// Of an update, what it applies to.
+    pub o2: Option<&'a RawDocument>,
+}
+
+impl<'a> Write<'a> {
+    /// The write of an entry.
+    pub fn of_entry(entry: &Entry<'a>) -> Self {
+        Self { op: entry.op, ns: entry.ns, uuid: entry.uuid, o: entry.o, o2: entry.o2 }
+    }
+
+    /// A write inside of an `applyOps`; `None` if it is none.
+    pub fn of_operation(operation: &'a RawDocument) -> Option<Self> {
+        let o = operation.get_document("o").ok()?;
+        let op = match operation.get_str("op").ok()? {
+            "i" => Op::Insert,
+            "u" => Op::Update,
+            "d" => Op::Delete,
+            "n" => Op::Noop,
+            "c" => Op::Command(crate::entry::first_key(o)?),
+            other => Op::Other(other),
+        };
+        Some(Self {
+            op,
+            ns: operation.get_str("ns").ok()?,
+            uuid: operation.get("ui").ok().flatten().and_then(uuid_of),
+            o,
+            o2: operation.get_document("o2").ok(),
+        })
+    }
+
+    /// The value of `_id` of the document that is written.
+    pub fn id(&self) -> Option<RawBsonRef<'a>> {
+        let holder = if self.op == Op::Update { self.o2? } else { self.o };
+        holder.get("_id").ok().flatten()
+    }
+
+    /// As an operation of `applyOps`, on a collection of that name. Without the identifier: the target's is another.
+    pub fn to_operation(self, ns: &str) -> RawDocumentBuf {
+        let letter = match self.op {
+            Op::Insert => "i",
+            Op::Delete => "d",
+            _ => "u",
+        };
+        let mut operation = RawDocumentBuf::new();
+        operation.append(cstr!("op"), letter);
+        operation.append(cstr!("ns"), ns);
+        operation.append(cstr!("o"), self.o);
+        // A shard key beside `_id` is not needed to find the document.
+        if let (Op::Update, Some(id)) = (self.op, self.id()) {
+            let mut o2 = RawDocumentBuf::new();
+            o2.append(cstr!("_id"), id);
+            operation.append(cstr!("o2"), o2);
+        }
+        operation
+    }
+}
+
+/// Hashes a value such that values which the server takes for the same `_id` have the same hash.
+///
+/// Numbers of different types are the same if they are equal, also inside of documents.
+pub fn hash_id<H: Hasher>(value: RawBsonRef<'_>, state: &mut H) {
+    hash_value(value, state, 0);
+}
+
+fn hash_value<H: Hasher>(value: RawBsonRef<'_>, state: &mut H, depth: usize) {
+    match value {
+        RawBsonRef::Int32(n) => hash_number(f64::from(n), state),
+        RawBsonRef::Int64(n) => hash_number(n as f64, state),
+        RawBsonRef::Double(n) => hash_number(n, state),
+        RawBsonRef::Decimal128(n) => hash_number(n.to_string().parse().unwrap_or(f64::NAN), state),
+        RawBsonRef::String(text) | RawBsonRef::Symbol(text) => text.hash(state),
+        RawBsonRef::ObjectId(id) => id.bytes().hash(state),
+        RawBsonRef::Boolean(flag) => flag.hash(state),
+        RawBsonRef::DateTime(time) => time.timestamp_millis().hash(state),
+        RawBsonRef::Timestamp(stamp) => (stamp.time, stamp.increment).hash(state),
+        RawBsonRef::Binary(binary) => binary.bytes.hash(state),
+        RawBsonRef::Document(document) if depth < MAX_HASH_DEPTH => {
+            document.iter().flatten().for_each(|(key, value)| {
+                key.as_str().hash(state);
+                hash_value(value, state, depth + 1);
+            });
+        }
+        RawBsonRef::Array(array) if depth < MAX_HASH_DEPTH => {
+            array.into_iter().flatten().for_each(|value| hash_value(value, state, depth + 1));
+        }
+        // The rest is rare, or too deep: one hash for all is slower and still right.
+        _ => 0_u8.hash(state),
+    }
+}
+
+fn hash_number<H: Hasher>(number: f64, state: &mut H) {
+    let canonical = if number.is_nan() {
+        f64::NAN
+    } else if number == 0.0 {
+        0.0
+    } else {
+        number
+    };
+    canonical.to_bits().hash(state);
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::hash::DefaultHasher;
+
+    use mongodb::bson::{Bson, Decimal128, doc};
+
+    use super::*;
+
+    fn hash(value: impl Into<Bson>) -> u64 {
+        let bytes = doc! { "_id": value.into() }.to_vec().unwrap();
+        let document = RawDocument::from_bytes(&bytes).unwrap();
+        let mut state = DefaultHasher::new();
+        hash_id(document.get("_id").unwrap().unwrap(), &mut state);
+        state.finish()
+    }
+
+    #[test]
+    fn equal_numbers_of_different_types_stay_on_one_lane() {
+        let decimal: Decimal128 = "1.00".parse().unwrap();
+        for same in [Bson::from(1_i64), Bson::from(1.0), Bson::from(decimal)] {
+            assert_eq!(hash(1_i32), hash(same));
+        }
+        assert_eq!(hash(0.0), hash(-0.0));
+        assert_eq!(hash(f64::NAN), hash(-f64::NAN));
+        assert_eq!(hash(doc! { "a": [1] }), hash(doc! { "a": [1_i64] }));
+        assert_ne!(hash(1), hash(2));
+        assert_ne!(hash("a"), hash("b"));
+    }
+
+    #[test]
+    fn an_operation_goes_without_the_identifiers_of_the_source() {
+        let operation = doc! {
+            "op": "u", "ns": "a.b", "ui": mongodb::bson::Uuid::from_bytes([1; 16]), "o": { "$v": 2 },
+            "o2": { "shard": 7, "_id": 3 }, "stmtId": 1,
+        };
+        let bytes = operation.to_vec().unwrap();
+        let write = Write::of_operation(RawDocument::from_bytes(&bytes).unwrap()).unwrap();
+        assert_eq!(write.uuid, Some([1; 16]));
+        let sent: mongodb::bson::Document = write.to_operation("a.c").as_ref().try_into().unwrap();
+        assert_eq!(sent, doc! { "op": "u", "ns": "a.c", "o": { "$v": 2 }, "o2": { "_id": 3 } });
+    }
+}

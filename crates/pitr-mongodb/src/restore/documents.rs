@@ -1,0 +1,270 @@
+//! Receives the documents of a base in any order, and inserts them on several connections.
+//!
+//! Chunks are cut by content: one may begin and end in the middle of a document. Each part is therefore put together
+//! from its begin; what comes early waits in memory, or in a temporary file if it is much. Whole documents
+//! are handed to workers in batches; a worker that is behind makes the archive wait.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mongodb::bson::{Bson, RawArrayBuf, RawBsonRef, RawDocument, Timestamp, cstr, rawdoc};
+use pitr_core::PortError;
+use pitr_core::ports::{PartInfo, PartTarget};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::base::catalog::{Collection, CollectionId, id_of_path};
+use crate::connect::Member;
+use crate::error::{Error, Result};
+use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
+use crate::spill::{Piece, Spill};
+
+/// Documents for one collection, as they follow each other.
+struct Batch {
+    db: String,
+    name: String,
+    bytes: Vec<u8>,
+}
+
+/// Where a collection of the base goes to.
+struct Place {
+    db: String,
+    name: String,
+    /// Its documents must keep their order: one worker takes them all.
+    worker: Option<usize>,
+}
+
+#[derive(Default)]
+struct Part {
+    /// Everything before this offset has been taken.
+    next: u64,
+    total: u64,
+    early: BTreeMap<u64, Piece>,
+    /// Documents that wait to make a batch, and the begin of one that is not whole.
+    open: Vec<u8>,
+}
+
+struct Parts {
+    by_path: HashMap<String, Part>,
+    spill: Spill,
+}
+
+/// The receiving end of a base.
+pub struct Documents {
+    places: HashMap<CollectionId, Place>,
+    parts: Mutex<Parts>,
+    workers: Vec<mpsc::Sender<Batch>>,
+    tasks: Vec<JoinHandle<Result<()>>>,
+    turn: AtomicU64,
+    documents: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Documents {
+    /// Inserts into these collections, which exist. `again` accepts documents that an interrupted restore inserted.
+    pub fn new(target: &Member, collections: &[Collection], again: bool) -> Self {
+        let (mut workers, mut tasks) = (Vec::new(), Vec::new());
+        for _ in 0..LANES {
+            let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
+            workers.push(sender);
+            tasks.push(tokio::spawn(work(target.clone(), batches, again)));
+        }
+        let ordered = collections.iter().filter(|c| c.has_documents()).enumerate();
+        let places = ordered.filter_map(|(number, collection)| {
+            let worker = collection.is_capped().then_some(number % LANES);
+            Some((collection.id?, Place { db: collection.db.clone(), name: collection.name.clone(), worker }))
+        });
+        Self {
+            places: places.collect(),
+            parts: Mutex::new(Parts { by_path: HashMap::new(), spill: Spill::new(REORDER_MEMORY) }),
+            workers,
+            tasks,
+            turn: AtomicU64::new(0),
+            documents: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until all is inserted. Returns the number of documents and of bytes.
+    pub async fn finish(mut self) -> Result<(u64, u64)> {
+        self.workers.clear();
+        for task in std::mem::take(&mut self.tasks) {
+            task.await.map_err(|error| Error::answer("inserting documents", error))??;
+        }
+        Ok((self.documents.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed)))
+    }
+
+    /// The failure of a worker, if there is one; the archive only learns that a batch was not taken.
+    pub async fn failure(mut self) -> Option<Error> {
+        self.workers.clear();
+        for task in std::mem::take(&mut self.tasks) {
+            if let Ok(Err(error)) = task.await {
+                return Some(error);
+            }
+        }
+        None
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        // A panic elsewhere fails the restore anyway; what is guarded is never left half changed.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes content, and sends what has become whole. The lock is held on the way to the worker: batches of a
+    /// part must not overtake each other.
+    fn take(&self, path: &str, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut guard = self.lock();
+        let Parts { by_path, spill } = &mut *guard;
+        let part =
+            by_path.get_mut(path).ok_or_else(|| Error::Base(format!("content for {path}, which was not begun")))?;
+        if offset != part.next {
+            part.early.insert(offset, spill.put(bytes)?);
+            return Ok(());
+        }
+        part.accept(bytes);
+        while let Some(piece) = part.early.remove(&part.next) {
+            let bytes = spill.take(piece)?;
+            part.accept(&bytes);
+        }
+        while let Some((batch, documents)) = part.batch()? {
+            self.send(path, batch, documents)?;
+        }
+        if part.next == part.total {
+            if !part.open.is_empty() {
+                return Err(Error::Base(format!("{path} ends in the middle of a document")));
+            }
+            by_path.remove(path);
+        }
+        Ok(())
+    }
+
+    fn send(&self, path: &str, bytes: Vec<u8>, documents: u64) -> Result<()> {
+        let place = id_of_path(path).and_then(|id| self.places.get(&id));
+        let place = place.ok_or_else(|| Error::Base(format!("{path} belongs to no collection of its catalog")))?;
+        self.documents.fetch_add(documents, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let turn = usize::try_from(self.turn.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
+        let worker = self.workers.get(place.worker.unwrap_or(turn % LANES));
+        let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes };
+        let sent = worker.map(|worker| worker.blocking_send(batch));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Error::answer("inserting documents", "a worker gave up")),
+        }
+    }
+}
+
+impl Part {
+    fn accept(&mut self, bytes: &[u8]) {
+        self.open.extend_from_slice(bytes);
+        self.next += bytes.len() as u64;
+    }
+
+    /// Whole documents for one batch; `None` while there are too few, unless these are the last.
+    fn batch(&mut self) -> Result<Option<(Vec<u8>, u64)>> {
+        let (mut end, mut documents) = (0, 0);
+        while documents < BATCH_WRITES as u64 && end < BATCH_BYTES {
+            let rest = self.open.get(end..).unwrap_or_default();
+            let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) else { break };
+            if !(5..=MAX_ENTRY).contains(&length) {
+                return Err(Error::Base(format!("it holds a document of {length} bytes")));
+            }
+            if rest.len() < length {
+                break;
+            }
+            end += length;
+            documents += 1;
+        }
+        let full = documents >= BATCH_WRITES as u64 || end >= BATCH_BYTES;
+        if documents == 0 || !full && self.next < self.total {
+            return Ok(None);
+        }
+        let rest = self.open.split_off(end);
+        Ok(Some((std::mem::replace(&mut self.open, rest), documents)))
+    }
+}
+
+impl PartTarget for Documents {
+    fn begin(&self, part: &PartInfo, bytes: u64) -> Result<(), PortError> {
+        if bytes > 0 {
+            self.lock().by_path.insert(part.path.clone(), Part { total: bytes, ..Part::default() });
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, _: &PartInfo, _: u64, _: usize) -> Result<Option<Vec<u8>>, PortError> {
+        // What was inserted cannot be compared chunk by chunk: an interrupted base is poured again.
+        Ok(None)
+    }
+
+    fn write_at(&self, part: &PartInfo, offset: u64, bytes: &[u8]) -> Result<(), PortError> {
+        self.take(&part.path, offset, bytes).map_err(PortError::from)
+    }
+
+    fn end(&self, part: &PartInfo) -> Result<(), PortError> {
+        match self.lock().by_path.contains_key(&part.path) {
+            true => Err(PortError::from(Error::Base(format!("{} has a hole", part.path)))),
+            false => Ok(()),
+        }
+    }
+}
+
+async fn work(target: Member, mut batches: mpsc::Receiver<Batch>, again: bool) -> Result<()> {
+    while let Some(batch) = batches.recv().await {
+        insert(&target, &batch, again).await?;
+    }
+    Ok(())
+}
+
+const DUPLICATE_KEY: i32 = 11_000;
+
+async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
+    let doing = format!("inserting into {}.{}", batch.db, batch.name);
+    let (mut plain, mut exact) = (RawArrayBuf::new(), RawArrayBuf::new());
+    let ns = format!("{}.{}", batch.db, batch.name);
+    let mut rest = batch.bytes.as_slice();
+    while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
+        let (bytes, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+        let document = RawDocument::from_bytes(bytes).map_err(|error| Error::Base(error.to_string()))?;
+        if is_changed_by_insert(document) {
+            let mut operation = rawdoc! { "op": "i", "ns": ns.as_str() };
+            operation.append(cstr!("o"), document);
+            exact.push(operation);
+        } else {
+            plain.push(document);
+        }
+        rest = after;
+    }
+    if !exact.is_empty() {
+        let command =
+            rawdoc! { "applyOps": exact, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
+        target.run_raw("admin", command, &doing).await?;
+    }
+    if plain.is_empty() {
+        return Ok(());
+    }
+    let command = rawdoc! {
+        "insert": batch.name.as_str(), "documents": plain, "ordered": false, "bypassDocumentValidation": true,
+        "writeConcern": { "w": 1, "j": false },
+    };
+    let answer = target.run_raw(&batch.db, command, &doing).await?;
+    for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+        if !(again && error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY)) {
+            return Err(Error::answer(&doing, error.get_str("errmsg").unwrap_or("a document was refused")));
+        }
+    }
+    Ok(())
+}
+
+/// An insert puts `_id` first, and the time into an empty timestamp: such documents take the way of the log.
+fn is_changed_by_insert(document: &RawDocument) -> bool {
+    let mut fields = document.iter().flatten();
+    let first = fields.next().is_some_and(|(key, _)| key.as_str() == "_id");
+    let empty = Timestamp { time: 0, increment: 0 };
+    !first || fields.any(|(_, value)| matches!(value, RawBsonRef::Timestamp(stamp) if stamp == empty))
+}
+
+#[cfg(test)]
+#[path = "documents_tests.rs"]
+mod tests;

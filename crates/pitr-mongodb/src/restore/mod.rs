@@ -1,0 +1,248 @@
+//! Restores a base and replays log onto it, into an empty server.
+//!
+//! 1. The target is claimed: empty, or left by an interruption of the same restore.
+//! 2. Nothing that cannot be replayed lies in the way: told before the target is touched.
+//! 3. Collections are made and documents inserted, in parallel, without indexes.
+//! 4. Log is applied up to the cut ([`crate::replay`]).
+//! 5. Indexes are built, and the note of the restore is removed, last: before that nobody takes it for done.
+
+mod collections;
+mod documents;
+pub mod server;
+pub mod target;
+
+use mongodb::bson::Document;
+use pitr_core::ports::{BaseReader, Recovery, Restorer, SegmentReader};
+use pitr_core::{PortError, Span};
+
+use self::documents::Documents;
+use self::target::{Identity, Stage};
+use crate::base::catalog::{Collection, Header, catalog_path};
+use crate::commands::{Policy, policy};
+use crate::connect::{Member, Prefer, Settings};
+use crate::engine::{Mongo, facts};
+use crate::entry::{Entries, Meaning, Op};
+use crate::error::{Error, Result};
+use crate::limits::CHECKPOINT;
+use crate::position::{MongoPosition, Stamp};
+use crate::replay::model::Model;
+use crate::replay::{Counts, Range, Replay};
+
+/// Restores into a server that runs.
+#[derive(Debug)]
+pub struct MongoRestore {
+    target: Settings,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// Where the replay stopped.
+    pub reached: MongoPosition,
+    /// The server.
+    pub host: String,
+    /// Collections, time series and views of the base.
+    pub collections: usize,
+    /// Documents of the base.
+    pub documents: u64,
+    /// Bytes of these documents.
+    pub bytes: u64,
+    /// What the replay did.
+    pub log: Counts,
+    /// Indexes that were built.
+    pub indexes: u64,
+    /// Transactions that were open at the cut, and of which nothing is left.
+    pub undecided: usize,
+    /// True if an interrupted restore was taken up again.
+    pub resumed: bool,
+}
+
+impl MongoRestore {
+    /// A restore into this server or replica set.
+    pub fn new(target: Settings) -> Self {
+        Self { target }
+    }
+
+    /// Performs the restore. `recovery.log` must consist of single segments.
+    pub async fn run<R: SegmentReader + BaseReader>(
+        self,
+        recovery: &Recovery<MongoPosition>,
+        from: &R,
+    ) -> Result<RestoreReport> {
+        let (header, catalog) = read_catalog(recovery, from).await?;
+        refuse_unreplayable(recovery, from, header.at.stamp).await?;
+        let target = Member::connect(&self.target, Prefer::Primary).await?;
+        refuse_older(&target, &header)?;
+        let identity = Identity {
+            base: recovery.base.to_string(),
+            lineage: recovery.lineage.to_string(),
+            cut: recovery.cut.stamp.to_string(),
+        };
+        let stage = target::claim(&target, &identity).await?;
+        target::stop_expiry(&target).await?;
+
+        let (documents, bytes) = match stage {
+            Stage::Log(_) => (0, 0),
+            Stage::New | Stage::Base => {
+                let loaded = lay_down(&target, &catalog, recovery, from, stage == Stage::Base).await?;
+                target::save(&target, &identity, Stage::Log(header.at.stamp)).await?;
+                loaded
+            }
+        };
+        let done = if let Stage::Log(at) = stage { at } else { header.at.stamp };
+        let replayed = replay(&target, &identity, &catalog, (header.at.stamp, done), recovery, from).await?;
+        // Once there are indexes, nothing may be applied again: on the way through other states they would not hold.
+        target::save(&target, &identity, Stage::Log(recovery.cut.stamp.previous())).await?;
+        let indexes = collections::build_indexes(&target, replayed.model()).await?;
+        target::finish(&target).await?;
+        Ok(RestoreReport {
+            reached: reached(recovery, &replayed, header.at.after()),
+            host: target.host,
+            collections: catalog.len(),
+            documents,
+            bytes,
+            log: replayed.counts(),
+            indexes,
+            undecided: replayed.undecided(),
+            resumed: stage != Stage::New,
+        })
+    }
+}
+
+impl Restorer for MongoRestore {
+    type Engine = Mongo;
+
+    async fn restore<R: SegmentReader + BaseReader>(
+        self,
+        recovery: &Recovery<MongoPosition>,
+        from: &R,
+    ) -> Result<Option<MongoPosition>, PortError> {
+        Ok(Some(self.run(recovery, from).await?.reached))
+    }
+}
+
+/// The catalog of the base, part by part.
+async fn read_catalog<R: BaseReader>(
+    recovery: &Recovery<MongoPosition>,
+    from: &R,
+) -> Result<(Header, Vec<Collection>)> {
+    let mut header = None;
+    let mut collections = Vec::new();
+    for number in 0.. {
+        let Some(part) = from.small_part(&recovery.base, &catalog_path(number)).await.map_err(Error::Port)? else {
+            break;
+        };
+        let mut rest = &part[..];
+        while !rest.is_empty() {
+            let document = Document::from_reader(&mut rest)
+                .map_err(|error| Error::Base(format!("its catalog cannot be read: {error}")))?;
+            match &header {
+                None => header = Some(Header::from_document(&document)?),
+                Some(_) => collections.push(Collection::from_document(&document)?),
+            }
+        }
+    }
+    let header = header.ok_or_else(|| Error::Base("it has no catalog".to_owned()))?;
+    Ok((header, collections))
+}
+
+/// A server cannot take what a later one wrote.
+fn refuse_older(target: &Member, header: &Header) -> Result<()> {
+    let compatibility = header.compatibility.split_once('.');
+    let source = compatibility.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    match source {
+        Some(source) if (target.version.0, target.version.1) < source => Err(Error::Target {
+            what: format!("{} runs {}, the source was of {}", target.host, target.version_text(), header.compatibility),
+            hint: "restore into a server of the same version or a later one".to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Looks into the segments whose headers say that they hold something unknown.
+async fn refuse_unreplayable<R: SegmentReader>(
+    recovery: &Recovery<MongoPosition>,
+    from: &R,
+    base: Stamp,
+) -> Result<()> {
+    for span in recovery.log.iter().filter(|span| span.facts.contains_key(facts::UNKNOWN)) {
+        for entry in Entries::new(&segment(span, from).await?) {
+            let entry = entry?;
+            if !(entry.optime.before() < recovery.cut) || entry.optime.stamp <= base {
+                continue;
+            }
+            let why = match (entry.meaning(), entry.op) {
+                (Meaning::Unknown(name), _) => Some((name, "this version of pitr does not know it")),
+                (_, Op::Command(name)) => match policy(name) {
+                    Policy::Refuse(why) => Some((name, why)),
+                    _ => None,
+                },
+                _ => None,
+            };
+            if let Some((name, why)) = why {
+                let at = entry.optime.to_string();
+                return Err(Error::Unreplayable { operation: name.to_owned(), at, why: why.to_owned() });
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn segment<R: SegmentReader>(span: &Span<MongoPosition>, from: &R) -> Result<bytes::Bytes> {
+    let bytes = from.segment(&span.lineage, &span.first).await.map_err(Error::Port)?;
+    bytes.ok_or_else(|| Error::Base(format!("segment {} of the plan is not in the archive", span.first)))
+}
+
+async fn lay_down<R: BaseReader>(
+    target: &Member,
+    catalog: &[Collection],
+    recovery: &Recovery<MongoPosition>,
+    from: &R,
+    again: bool,
+) -> Result<(u64, u64)> {
+    collections::create(target, catalog).await?;
+    let documents = Documents::new(target, catalog, again);
+    let poured = from.pour(&recovery.base, &|part| part.path.starts_with("data/"), &documents).await;
+    match poured {
+        Ok(()) => documents.finish().await,
+        // A worker knows better why the archive could not go on.
+        Err(error) => Err(documents.failure().await.unwrap_or(Error::Port(error))),
+    }
+}
+
+async fn replay<R: SegmentReader>(
+    target: &Member,
+    identity: &Identity,
+    catalog: &[Collection],
+    (base, done): (Stamp, Stamp),
+    recovery: &Recovery<MongoPosition>,
+    from: &R,
+) -> Result<Replay> {
+    // Nobody knows how far an interrupted replay came after its last note.
+    let doubtful = if done > base { recovery.cut.stamp } else { base };
+    let range = Range { base, done, doubtful, cut: recovery.cut };
+    let mut replay = Replay::new(target.clone(), Model::of_base(catalog), range);
+    let mut noted = std::time::Instant::now();
+    for span in &recovery.log {
+        let more = replay.feed(&segment(span, from).await?).await?;
+        if !more {
+            break;
+        }
+        if noted.elapsed() >= CHECKPOINT
+            && let Some(last) = replay.last().filter(|last| last.stamp > done)
+        {
+            replay.settle().await?;
+            target::save(target, identity, Stage::Log(last.stamp)).await?;
+            noted = std::time::Instant::now();
+        }
+    }
+    replay.settle().await?;
+    Ok(replay)
+}
+
+/// The cut itself, if the log was seen to reach it.
+fn reached(recovery: &Recovery<MongoPosition>, replay: &Replay, base: MongoPosition) -> MongoPosition {
+    let covered = recovery.log.last().is_some_and(|span| recovery.cut <= span.end);
+    let last = replay.last().map_or(base, |last| last.after());
+    if covered && last <= recovery.cut { recovery.cut } else { last }
+}

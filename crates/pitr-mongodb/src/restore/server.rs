@@ -1,0 +1,156 @@
+//! A server of our own, for a restore into a directory: reached through a socket in that directory and nowhere else.
+
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use mongodb::bson::doc;
+use tokio::time::sleep;
+
+use crate::connect::{Member, Prefer, Settings};
+use crate::error::{Doing, Error, Result};
+use crate::limits::{LOG_TAIL, SERVER_POLL, SERVER_START, SERVER_STOP};
+
+/// Says that a directory was made by a restore that is not finished. Removed last.
+const MARKER: &str = "pitr.unfinished";
+const SOCKET: &str = "pitr.sock";
+const LOG: &str = "pitr.log";
+
+/// A `mongod` that runs on a directory while it is restored.
+#[derive(Debug)]
+pub struct Server {
+    dir: PathBuf,
+    process: Child,
+}
+
+impl Server {
+    /// Takes the directory and starts a server on it. `program` is `mongod` or the path of one.
+    pub async fn start(dir: &Path, program: &Path) -> Result<Self> {
+        claim(dir)?;
+        let socket = dir.join(SOCKET);
+        let mut command = Command::new(program);
+        command.arg("--dbpath").arg(dir).arg("--bind_ip").arg(&socket).arg("--logpath").arg(dir.join(LOG));
+        // Documents must not expire while they are restored, and nobody else is to find the server.
+        command.args(["--logappend", "--setParameter", "ttlMonitorEnabled=false", "--setParameter"]);
+        command.args(["diagnosticDataCollectionEnabled=false", "--unixSocketPrefix"]).arg(dir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = command.spawn().doing(format!("starting {}", program.display()))?;
+        let mut server = Self { dir: dir.to_owned(), process };
+        server.wait().await?;
+        Ok(server)
+    }
+
+    /// How it is reached.
+    pub fn settings(&self) -> Result<Settings> {
+        let socket = self.dir.join(SOCKET).to_string_lossy().replace('%', "%25").replace('/', "%2F");
+        Settings::parse(&format!("mongodb://{socket}/?directConnection=true"))
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().doing("waiting for mongod")? {
+                return Err(self.failed(&format!("it ended with {status}")));
+            }
+            // Before the socket is there, looking for a server on it would take the driver's whole patience.
+            if self.dir.join(SOCKET).exists() && Member::connect(&self.settings()?, Prefer::Primary).await.is_ok() {
+                return Ok(());
+            }
+            if begun.elapsed() > SERVER_START {
+                return Err(self.failed("it does not answer"));
+            }
+            sleep(SERVER_POLL).await;
+        }
+    }
+
+    /// Shuts it down in order: the directory is then complete, and a server can be started on it.
+    pub async fn finish(mut self) -> Result<()> {
+        let member = Member::connect(&self.settings()?, Prefer::Primary).await?;
+        // The server closes the connection instead of answering; whether it is gone is seen below.
+        let asked = member.admin(doc! { "shutdown": 1, "force": true }, "shutting mongod down").await;
+        let begun = Instant::now();
+        loop {
+            match self.process.try_wait().doing("waiting for mongod")? {
+                Some(status) if status.success() => break,
+                Some(status) => return Err(self.failed(&format!("it ended with {status}"))),
+                None if begun.elapsed() > SERVER_STOP => {
+                    asked?;
+                    return Err(self.failed("it does not shut down"));
+                }
+                None => sleep(SERVER_POLL).await,
+            }
+        }
+        for file in [SOCKET, LOG, MARKER] {
+            match fs::remove_file(self.dir.join(file)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).doing(format!("removing {file}"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str) -> Error {
+        Error::Target {
+            what: format!("mongod on {}: {what}\n{}", self.dir.display(), self.log_tail()),
+            hint: "put a mongod of the source's version on PATH, or restore with --target-url".to_owned(),
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let read = || {
+            let mut file = fs::File::open(self.dir.join(LOG))?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes)?;
+            Ok::<_, std::io::Error>(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A restore that failed goes on later: the server recovers what was written.
+        if let Ok(None) = self.process.try_wait() {
+            // Nothing can be done if it is gone by itself in this moment.
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+/// Makes the directory, or takes one that is empty or that an unfinished restore left.
+fn claim(dir: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).doing(format!("making {}", dir.display()))?;
+    let empty = fs::read_dir(dir).doing(format!("looking into {}", dir.display()))?.next().is_none();
+    let marker = dir.join(MARKER);
+    if !empty && !marker.exists() {
+        return Err(Error::Target {
+            what: format!("{} is not empty", dir.display()),
+            hint: "give a new or empty directory".to_owned(),
+        });
+    }
+    fs::write(&marker, "").doing(format!("writing {}", marker.display()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_anything_else_in_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        claim(dir.path()).unwrap();
+        fs::write(dir.path().join("WiredTiger"), "").unwrap();
+        claim(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(MARKER)).unwrap();
+        assert!(claim(dir.path()).unwrap_err().to_string().contains("not empty"));
+    }
+}

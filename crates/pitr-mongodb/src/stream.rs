@@ -1,0 +1,370 @@
+//! Tails the oplog of a replica set.
+//!
+//! Only what a majority has is read, so nothing that is archived can be rolled back by an ordinary election. The
+//! first document must be the last entry that the archive has, or the one that was asked for: the same rule by which
+//! secondaries find out that they have another history than their source.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use mongodb::bson::{Timestamp as BsonTimestamp, doc, rawdoc};
+use mongodb::options::CursorType;
+use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
+use pitr_core::ports::{Cut, LogChunk, LogStream, SegmentStart, SegmentSummary};
+use pitr_core::{Facts, LineageId, PortError, SegmentName};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_facts, oplog_bounds};
+use crate::engine::Mongo;
+use crate::entry::Entry;
+use crate::error::{Doing, Error, Result};
+use crate::limits::{
+    GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE, WINDOW_CHECK, WINDOW_LAG,
+};
+use crate::note;
+use crate::position::{MongoPosition, OpTime, Stamp};
+use crate::scan::Tally;
+
+/// Where a stream begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// After this cut, whose last entry the source must have.
+    After(MongoPosition),
+    /// With this entry.
+    With(OpTime),
+    /// With the newest entry that a majority has.
+    Newest,
+}
+
+/// The oplog of one member, from one place on.
+pub struct OplogStream {
+    member: Member,
+    lineage: LineageId,
+    cursor: RawBatchCursor,
+    /// What the first document must be, until it came.
+    first: Option<First>,
+    ready: VecDeque<Bytes>,
+    open: SegmentStart<MongoPosition>,
+    end: MongoPosition,
+    tally: Tally,
+    heartbeat: Heartbeat,
+    window: Window,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct First {
+    entry: OpTime,
+    /// True if it belongs to the stream, false if the archive has it.
+    included: bool,
+}
+
+/// A member to stream from, before it is known where to begin.
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    member: Member,
+    settings: Settings,
+    /// The history of the set, as far as its identity tells.
+    pub lineage: LineageId,
+    /// Facts of the history, for its registration.
+    pub facts: Facts,
+    /// Its oldest entry.
+    pub oldest: OpTime,
+    /// Its newest entry that a majority has.
+    pub newest: OpTime,
+}
+
+impl Upstream {
+    /// Connects to the member that suits best.
+    pub async fn connect(settings: &Settings) -> Result<Self> {
+        let member = Member::connect(settings, Prefer::Secondary).await?;
+        let (lineage, facts) = lineage_facts(&member).await?;
+        let (oldest, newest) = oplog_bounds(&member).await?;
+        Ok(Self { member, settings: settings.clone(), lineage, facts, oldest, newest })
+    }
+
+    /// True if the oplog has this very entry.
+    pub async fn holds(&self, entry: OpTime) -> Result<bool> {
+        Ok(entry_at(&self.member, entry.stamp).await? == Some(entry))
+    }
+
+    /// The first entry at or after a timestamp.
+    pub async fn first_from(&self, stamp: Stamp) -> Result<Option<OpTime>> {
+        first_from(&self.member, stamp).await
+    }
+
+    /// Opens a stream of a lineage, which is [`Upstream::lineage`] or one that forked off it.
+    pub async fn stream(self, begin: Begin, lineage: LineageId) -> Result<OplogStream> {
+        let (first, start) = match begin {
+            Begin::After(cut) => {
+                let unknown = || Error::answer("resuming", format!("{cut} does not tell its last entry"));
+                (First { entry: cut.last_entry().ok_or_else(unknown)?, included: false }, cut)
+            }
+            Begin::With(entry) => (First { entry, included: true }, entry.before()),
+            Begin::Newest => (First { entry: self.newest, included: true }, self.newest.before()),
+        };
+        let cursor = tail(&self.member, first.entry).await?;
+        Ok(OplogStream {
+            lineage,
+            member: self.member,
+            cursor,
+            first: Some(first),
+            ready: VecDeque::new(),
+            open: SegmentStart { name: segment_name(start)?, start },
+            end: start,
+            tally: Tally::default(),
+            heartbeat: Heartbeat::new(self.settings),
+            window: Window { last: Instant::now() },
+        })
+    }
+}
+
+impl OplogStream {
+    /// The member that is read.
+    pub fn host(&self) -> &str {
+        &self.member.host
+    }
+
+    /// Takes the documents of one batch.
+    async fn take(&mut self, batch: &RawBatch) -> Result<()> {
+        let doing = "reading the oplog";
+        let mut chunk = Vec::new();
+        let mut any = false;
+        for document in batch.doc_slices().doing(doing)? {
+            let document = document.map_err(|error| Error::answer(doing, error))?;
+            let document = document.as_document().ok_or_else(|| Error::answer(doing, "an entry is no document"))?;
+            let entry = Entry::decode(document.as_bytes(), 0)?;
+            any = true;
+            if let Some(first) = self.first {
+                if entry.optime != first.entry {
+                    return Err(not_the_first(&self.member, first.entry).await);
+                }
+                self.first = None;
+                if !first.included {
+                    continue;
+                }
+            }
+            if !chunk.is_empty() && chunk.len() + document.as_bytes().len() > MAX_CHUNK {
+                self.ready.push_back(Bytes::from(std::mem::take(&mut chunk)));
+            }
+            chunk.extend_from_slice(document.as_bytes());
+        }
+        if !chunk.is_empty() {
+            self.ready.push_back(Bytes::from(chunk));
+        }
+        match self.first {
+            // The cursor found nothing at or after what the archive has.
+            Some(first) if !any => Err(behind(&self.member, first.entry).await),
+            _ => Ok(()),
+        }
+    }
+
+    /// The next bytes of the log, at once if there are any.
+    async fn read(&mut self) -> Result<Bytes> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                self.count(&bytes)?;
+                self.heartbeat.moved();
+                self.window.look_if_due(&self.member, self.end.stamp);
+                return Ok(bytes);
+            }
+            let doing = "tailing the oplog";
+            let batch = timeout(TAIL_SILENCE, self.cursor.next()).await;
+            let silent = |_| Error::Silent { doing: doing.to_owned(), seconds: TAIL_SILENCE.as_secs() };
+            match batch.map_err(silent)? {
+                Some(Ok(batch)) => self.take(&batch).await?,
+                Some(Err(error)) => {
+                    let wanted = self.last_wanted();
+                    return Err(lost(&self.member, wanted, error).await);
+                }
+                // The server closes a cursor on an empty or shrunken collection.
+                None => {
+                    let wanted = self.last_wanted();
+                    return Err(behind(&self.member, wanted).await);
+                }
+            }
+            self.heartbeat.beat_if_idle();
+        }
+    }
+
+    fn last_wanted(&self) -> OpTime {
+        self.first
+            .map(|first| first.entry)
+            .or(self.end.last_entry())
+            .unwrap_or(OpTime { term: -1, stamp: self.end.stamp })
+    }
+
+    fn count(&mut self, bytes: &[u8]) -> Result<()> {
+        for entry in crate::entry::Entries::new(bytes) {
+            let entry = entry?;
+            if let Some(name) = self.tally.add(&entry) {
+                tracing::warn!(
+                    "the oplog holds an operation {name:?} at {}: a restore over it is refused",
+                    entry.optime
+                );
+            }
+            self.end = entry.optime.after();
+        }
+        Ok(())
+    }
+}
+
+/// Why the first document is not the one that was asked for.
+async fn not_the_first(member: &Member, wanted: OpTime) -> Error {
+    match oplog_bounds(member).await {
+        Ok((oldest, _)) if oldest.stamp > wanted.stamp => rolled_over(member, wanted, oldest),
+        Ok(_) => Error::Diverged { host: member.host.clone(), wanted: wanted.to_string() },
+        Err(error) => error,
+    }
+}
+
+/// Why there is no document at all.
+async fn behind(member: &Member, wanted: OpTime) -> Error {
+    match oplog_bounds(member).await {
+        Ok((_, newest)) => {
+            Error::Behind { host: member.host.clone(), newest: newest.to_string(), wanted: wanted.to_string() }
+        }
+        Err(error) => error,
+    }
+}
+
+/// A cursor that fell behind the oldest entry is a gap; any other failure is of the connection.
+async fn lost(member: &Member, wanted: OpTime, error: mongodb::error::Error) -> Error {
+    if crate::error::code(&error) == Some(CAPPED_POSITION_LOST)
+        && let Ok((oldest, _)) = oplog_bounds(member).await
+    {
+        return rolled_over(member, wanted, oldest);
+    }
+    Error::Server { doing: format!("tailing the oplog of {}", member.host), source: Box::new(error) }
+}
+
+fn rolled_over(member: &Member, wanted: OpTime, oldest: OpTime) -> Error {
+    Error::RolledOver { host: member.host.clone(), wanted: wanted.to_string(), oldest: oldest.to_string() }
+}
+
+const CAPPED_POSITION_LOST: i32 = 136;
+
+async fn tail(member: &Member, first: OpTime) -> Result<RawBatchCursor> {
+    let at = BsonTimestamp::from(first.stamp);
+    let command = rawdoc! {
+        "find": "oplog.rs", "filter": { "ts": { "$gte": at } }, "batchSize": TAIL_BATCH,
+        "tailable": true, "awaitData": true, "noCursorTimeout": true, "readConcern": { "level": "majority" },
+    };
+    let doing = format!("opening a cursor on the oplog of {}", member.host);
+    let local = member.database("local");
+    let cursor = local.run_raw_cursor_command(command).cursor_type(CursorType::TailableAwait);
+    cursor.batch_size(TAIL_BATCH.unsigned_abs()).max_time(TAIL_AWAIT).batch().await.doing(doing)
+}
+
+/// The name of the segment that starts with a cut.
+pub fn segment_name(start: MongoPosition) -> Result<SegmentName> {
+    let group = start.stamp.seconds - start.stamp.seconds % GROUP_SECONDS;
+    let leaf = format!("{:010}-{:010}", start.stamp.seconds, start.stamp.increment);
+    Ok(SegmentName::new(format!("{group:010}"), leaf)?)
+}
+
+impl LogStream for OplogStream {
+    type Engine = Mongo;
+
+    fn lineage(&self) -> &LineageId {
+        &self.lineage
+    }
+
+    fn open(&self) -> &SegmentStart<MongoPosition> {
+        &self.open
+    }
+
+    async fn next(&mut self) -> Result<Option<LogChunk>, PortError> {
+        let bytes = self.read().await.map_err(PortError::from)?;
+        // Entries are whole, and a replay puts transactions together over segments.
+        Ok(Some(LogChunk { bytes, cut: Cut::May }))
+    }
+
+    fn so_far(&self) -> SegmentSummary<MongoPosition> {
+        SegmentSummary {
+            end: self.end,
+            commits: self.tally.commits().clone(),
+            marks: self.tally.marks(),
+            facts: self.tally.facts(),
+        }
+    }
+
+    fn cut(&mut self) -> Result<SegmentSummary<MongoPosition>, PortError> {
+        let summary = self.so_far();
+        self.tally = Tally::default();
+        let name = segment_name(self.end).map_err(PortError::from)?;
+        self.open = SegmentStart { name, start: self.end };
+        Ok(summary)
+    }
+}
+
+/// Moves the end of an idle log, so that the archive can tell that nothing was written.
+///
+/// Servers do so too, every ten seconds at most; a note makes it seconds.
+struct Heartbeat {
+    settings: Settings,
+    last: Instant,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    fn new(settings: Settings) -> Self {
+        Self { settings, last: Instant::now(), running: None }
+    }
+
+    fn moved(&mut self) {
+        self.last = Instant::now();
+    }
+
+    fn beat_if_idle(&mut self) {
+        if self.last.elapsed() < HEARTBEAT || self.running.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        self.last = Instant::now();
+        let settings = self.settings.clone();
+        self.running = Some(tokio::spawn(async move {
+            // A help, not a duty: without the right to write notes, the server's own come later.
+            if let Err(error) = write_note(&settings, note::heartbeat()).await {
+                tracing::debug!(%error, "no heartbeat");
+            }
+        }));
+    }
+}
+
+/// Warns while there is still time to enlarge the oplog.
+struct Window {
+    last: Instant,
+}
+
+impl Window {
+    fn look_if_due(&mut self, member: &Member, at: Stamp) {
+        if self.last.elapsed() < WINDOW_CHECK {
+            return;
+        }
+        self.last = Instant::now();
+        let member = member.clone();
+        tokio::spawn(async move {
+            // Only a look: what really is lost is told by the cursor.
+            let Ok((oldest, newest)) = oplog_bounds(&member).await else { return };
+            let behind = newest.stamp.seconds.saturating_sub(at.seconds);
+            let left = at.seconds.saturating_sub(oldest.stamp.seconds);
+            if behind > WINDOW_LAG && left < behind {
+                tracing::warn!(
+                    "streaming is {behind} s behind, and the oplog of {} keeps {left} s more before log is lost: enlarge it with replSetResizeOplog",
+                    member.host
+                );
+            }
+        });
+    }
+}
+
+/// Writes a note into the log of the set. Returns its timestamp, or a later one.
+pub async fn write_note(settings: &Settings, data: mongodb::bson::Document) -> Result<Stamp> {
+    let primary = Member::connect(settings, Prefer::Primary).await?;
+    let doing = "writing a note into the oplog";
+    let answer = primary.admin(doc! { "appendOplogNote": 1, "data": data }, doing).await?;
+    let stamp = answer.get_timestamp("operationTime").map_err(|error| Error::answer(doing, error))?;
+    Ok(stamp.into())
+}

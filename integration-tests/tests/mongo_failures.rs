@@ -1,0 +1,195 @@
+//! What may happen to a replica set, and to `pitr`, at any moment.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use integration_tests::mongo_load::{self, Load};
+use integration_tests::mongo_truth::{self, Truth};
+use integration_tests::mongodb::expect_equal;
+use integration_tests::seed::{generator, seed};
+use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, wait_for_archive};
+use mongodb::Client;
+use mongodb::bson::{Document, Timestamp, doc};
+use rand::RngExt;
+
+/// The newest entry of the log that this client's server has.
+async fn newest(client: &Client) -> Result<Timestamp> {
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    let last = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).await?;
+    Ok(last.unwrap().get_timestamp("ts")?)
+}
+
+async fn restored(scratch: &Scratch, pitr: &Pitr, name: &str) -> Result<Mongo> {
+    let target = Mongo::standalone(scratch, name).await?;
+    let run = pitr.run(["restore", SOURCE, "--to", "latest", "--target-url", &target.url()])?;
+    ensure!(matches!(run.code, Some(0 | 3)), "{run}");
+    Ok(target)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_were_rolled_back_are_not_archived_and_tailing_survives_the_failover() -> Result<()> {
+    let scratch = Scratch::new("mongo-failover")?;
+    let mut source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let first = source.primary().await?;
+    let client = source.client().await?;
+    let all = client.database("shop").collection::<Document>("all");
+    all.insert_one(doc! { "_id": "before" }).await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    // From the very member that is going to lose its writes.
+    let lonely = format!("mongodb://{}/?directConnection=true", source.member(first)?.host());
+    let mut tail = Streaming::with_url(&pitr, &lonely)?;
+    all.insert_one(doc! { "_id": "kept" }).await?;
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+
+    let others: Vec<usize> = (0..3).filter(|number| *number != first).collect();
+    for number in &others {
+        source.member(*number)?.signal("STOP")?;
+    }
+    let alone = source.member(first)?.connect().await?;
+    let doomed = doc! { "insert": "all", "documents": [{ "_id": "doomed" }], "writeConcern": { "w": 1 } };
+    alone.database("shop").run_command(doomed).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    source.member_mut(first)?.kill()?;
+    tail.stop()?;
+    for number in &others {
+        source.member(*number)?.signal("CONT")?;
+    }
+    source.primary().await?;
+    let mut tail = Streaming::start(&pitr)?;
+    all.insert_one(doc! { "_id": "after" }).await?;
+    source.member_mut(first)?.launch()?;
+    source.member(first)?.wait().await?;
+    all.insert_one(doc! { "_id": "at the end" }).await?;
+    let primary = source.member(source.primary().await?)?.connect().await?;
+    wait_for_archive(&pitr, newest(&primary).await?).await?;
+    tail.stop()?;
+
+    let target = restored(&scratch, &pitr, "target").await?;
+    let found = target.client().await?.database("shop").collection::<Document>("all");
+    let mut ids: Vec<String> = Vec::new();
+    for document in integration_tests::mongodb::documents(&found).await? {
+        ids.push(document.get_str("_id")?.to_owned());
+    }
+    ensure!(ids == ["after", "at the end", "before", "kept"], "{ids:?}");
+    let status = pitr.json(["status", SOURCE])?;
+    ensure!(!status.to_string().contains("removed_by_server"), "{status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Result<()> {
+    let scratch = Scratch::new("mongo-rollover")?;
+    let setup = MongoSetup { oplog_mib: 16, ..MongoSetup::chosen() };
+    let source = Mongo::start(&scratch, "rs", &setup).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    let all = client.database("shop").collection::<Document>("all");
+    all.insert_one(doc! { "_id": "before" }).await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    let mut tail = Streaming::start(&pitr)?;
+    all.insert_one(doc! { "_id": "archived" }).await?;
+    let known = newest(&client).await?;
+    wait_for_archive(&pitr, known).await?;
+    tail.stop()?;
+
+    let begun = Instant::now();
+    let oplog = client.database("local").collection::<Document>("oplog.rs");
+    // Servers cut the log from time to time, in the background.
+    while oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await?.unwrap().get_timestamp("ts")? <= known {
+        ensure!(begun.elapsed() < Duration::from_secs(120), "the oplog does not roll over");
+        let rows = (0..50).map(|n| doc! { "n": n, "text": "x".repeat(100_000) });
+        all.insert_many(rows).await?;
+    }
+    let _tail = Streaming::start(&pitr)?;
+    let crossing = loop {
+        let status = pitr.json(["status", SOURCE])?.to_string();
+        if status.contains("removed") {
+            break newest(&client).await?;
+        }
+        ensure!(begun.elapsed() < Duration::from_secs(180), "no gap in {status}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let refused = pitr.run(["plan", SOURCE, "--to", &optime(crossing)])?.with_code(4)?;
+    ensure!(refused.stderr.contains("removed by the server"), "{refused}");
+    pitr.run(["plan", SOURCE, "--to", &optime(known)])?.ok()?;
+    // A new base makes what comes after it restorable again.
+    pitr.run(["backup", SOURCE])?.ok()?;
+    all.insert_one(doc! { "_id": "after" }).await?;
+    wait_for_archive(&pitr, newest(&client).await?).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()> {
+    let seed = seed("mongo_kills");
+    let mut rng = generator(seed, 7);
+    let scratch = Scratch::new("mongo-kills")?;
+    let mut source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    mongo_load::prepare(&client).await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    for round in 1..5 {
+        let mut tail = Streaming::start(&pitr)?;
+        mongo_load::run(&client, Load { seed, round, clients: 3, steps: 40 }).await?;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..1500))).await;
+        tail.kill()?;
+        if round == 2 {
+            source.member_mut(0)?.kill()?;
+            source.member_mut(0)?.launch()?;
+            source.primary().await?;
+        }
+    }
+    let mut tail = Streaming::start(&pitr)?;
+    let truth = Truth::read(&client).await?;
+    wait_for_archive(&pitr, truth.moments()?.last().unwrap().at).await?;
+    tail.stop()?;
+
+    let target = Mongo::standalone(&scratch, "target").await?;
+    let url = target.url();
+    let args = ["restore", SOURCE, "--to", "latest", "--target-url", &url];
+    for _ in 0..4 {
+        let mut restore = pitr.spawn(args)?;
+        tokio::time::sleep(Duration::from_millis(rng.random_range(100..1500))).await;
+        restore.kill()?;
+        if restore.wait()?.success() {
+            break;
+        }
+    }
+    let run = pitr.run(args)?;
+    // One of those that were to be killed may have been faster.
+    ensure!(matches!(run.code, Some(0 | 3)) || run.stderr.contains("not empty"), "{run}");
+    mongo_truth::compare(&truth.state(|_| true)?, &mongo_truth::content(&target.client().await?).await?)?;
+    expect_equal(&source, &target).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_can_be_restored_within_seconds_and_an_idle_set_stays_current() -> Result<()> {
+    let scratch = Scratch::new("mongo-idle")?;
+    let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    client.database("shop").collection("all").insert_one(doc! { "_id": 1 }).await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    let _tail = Streaming::start(&pitr)?;
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    client.database("shop").collection("all").insert_one(doc! { "_id": 2 }).await?;
+    let begun = Instant::now();
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    eprintln!("durable and planned after {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Nobody writes: a moment after the last write becomes restorable all the same.
+    let moment = chrono::Utc::now();
+    let idle = Instant::now();
+    while !matches!(pitr.run(["plan", SOURCE, "--to", &moment.to_rfc3339()])?.code, Some(0 | 3)) {
+        ensure!(idle.elapsed() < Duration::from_secs(20), "the archive does not learn that nothing happened");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    eprintln!("an idle moment is restorable after {:?}", idle.elapsed());
+    Ok(())
+}

@@ -1,0 +1,307 @@
+//! Everything that can stand in an oplog, each in a database of its own: before the base, and again after it.
+//! After a restore to the end every digest, option and index must be that of the source.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use integration_tests::mongo_load::mixed_ids;
+use integration_tests::mongo_truth::Truth;
+use integration_tests::mongodb::expect_equal;
+use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, wait_for_archive};
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
+use mongodb::{Client, Database};
+
+type Shape = for<'a> fn(&'a Client, Database, i32) -> BoxFuture<'a, Result<()>>;
+
+/// The promise, and what is written to prove it: in round 1 before the base, in round 2 after it.
+const SHAPES: [(&str, Shape); 14] = [
+    ("ids_of_every_type", |_, db, round| ids_of_every_type(db, round).boxed()),
+    ("equal_ids_of_two_number_types", |_, db, round| equal_ids(db, round).boxed()),
+    ("values_of_every_type", |_, db, round| values_of_every_type(db, round).boxed()),
+    ("updates_then_delete", |_, db, round| updates_then_delete(db, round).boxed()),
+    ("unique_values_change_hands", |_, db, round| unique_values(db, round).boxed()),
+    ("rename_over_another", |client, db, round| rename_over(client, db, round).boxed()),
+    ("database_dropped_and_made_again", |_, db, round| database_again(db, round).boxed()),
+    ("transaction_of_several_entries", |client, db, round| large_transaction(client, db, round).boxed()),
+    ("transaction_that_makes_collections", |client, db, round| making_transaction(client, db, round).boxed()),
+    ("options_change", |_, db, round| options_change(db, round).boxed()),
+    ("indexes_of_every_kind", |_, db, round| indexes(db, round).boxed()),
+    ("capped_wraps", |_, db, round| capped(db, round).boxed()),
+    ("time_series", |_, db, round| time_series(db, round).boxed()),
+    ("views", |_, db, round| views(db, round).boxed()),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shape_of_the_log_comes_back_exactly() -> Result<()> {
+    let scratch = Scratch::new("mongo-shapes")?;
+    let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    write(&client, 1).await?;
+    users(&client, 1).await?;
+    let mut streaming = Streaming::start(&pitr)?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    write(&client, 2).await?;
+    users(&client, 2).await?;
+    let last = *Truth::read(&client).await?.moments()?.last().unwrap();
+    wait_for_archive(&pitr, last.at).await?;
+    streaming.stop()?;
+
+    let target = Mongo::standalone(&scratch, "target").await?;
+    let run = pitr.run(["restore", SOURCE, "--to", "latest", "--target-url", &target.url()])?;
+    ensure!(matches!(run.code, Some(0 | 3)), "{run}");
+    expect_equal(&source, &target).await?;
+    for collection in ["system.users", "system.roles"] {
+        let all = |client: Client| async move {
+            integration_tests::mongodb::documents(&client.database("admin").collection(collection)).await
+        };
+        let (expected, found) = (all(client.clone()).await?, all(target.client().await?).await?);
+        ensure!(expected == found && !expected.is_empty(), "{collection}: {expected:?}\n{found:?}");
+    }
+
+    // The same again as a directory, with a server that is started on it afterwards.
+    let dir = scratch.path().join("restored");
+    let bin = source.member(0)?.program().parent().unwrap().to_path_buf();
+    let mut command = pitr.command(["restore", SOURCE, "--to", "latest", "--into"]);
+    command.arg(&dir).arg("--bin-dir").arg(bin);
+    let run = Pitr::finish(command)?;
+    ensure!(matches!(run.code, Some(0 | 3)), "{run}");
+    let restored = Mongo::on_directory(&scratch, &dir).await?;
+    expect_equal(&source, &restored).await
+}
+
+async fn write(client: &Client, round: i32) -> Result<()> {
+    for (name, shape) in SHAPES {
+        shape(client, client.database(name), round).await.with_context(|| format!("{name}, round {round}"))?;
+    }
+    Ok(())
+}
+
+async fn ids_of_every_type(db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    for id in mixed_ids() {
+        match round {
+            1 => drop(all.insert_one(doc! { "_id": id, "n": 1 }).await?),
+            _ => drop(all.update_one(doc! { "_id": id }, doc! { "$set": { "n": 2, "more": true } }).await?),
+        }
+    }
+    Ok(())
+}
+
+async fn equal_ids(db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    for n in 0..20 {
+        // The same document, named by another type each time: the order of the writes must stay.
+        all.update_one(doc! { "_id": n }, doc! { "$set": { "n": n } }).upsert(true).await?;
+        all.update_one(doc! { "_id": i64::from(n) }, doc! { "$inc": { "n": round } }).await?;
+        all.delete_one(doc! { "_id": f64::from(n) }).await?;
+        all.insert_one(doc! { "_id": i64::from(n), "again": round }).await?;
+    }
+    Ok(())
+}
+
+async fn values_of_every_type(db: Database, round: i32) -> Result<()> {
+    let mut all = Document::new();
+    for (n, value) in mixed_ids().into_iter().enumerate() {
+        all.insert(format!("v{n}"), value);
+    }
+    all.insert("empty", Timestamp { time: 0, increment: 0 });
+    all.insert("code", Bson::JavaScriptCode("function() { return 1; }".into()));
+    all.insert("undefined", Bson::Undefined);
+    all.insert("regex", Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }));
+    all.insert("_id", round);
+    let collection = db.collection::<Document>("all");
+    collection.insert_one(&all).await?;
+    // An empty timestamp inside of a document stays what it is.
+    collection.insert_one(doc! { "_id": round + 100, "in": { "empty": Timestamp { time: 0, increment: 0 } } }).await?;
+    // At the top a pipeline can put one.
+    let pipeline = vec![doc! { "$set": { "stamp": Timestamp { time: 0, increment: 0 } } }];
+    collection.update_one(doc! { "_id": round + 100 }, pipeline).await?;
+    Ok(())
+}
+
+async fn updates_then_delete(db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    all.insert_many((0..50).map(|n| doc! { "_id": n + round * 100, "n": n, "list": [1, 2, 3] })).await?;
+    for n in 0..50 {
+        let id = doc! { "_id": n + round * 100 };
+        all.update_one(id.clone(), doc! { "$set": { "list.1": { "x": n } }, "$unset": { "n": 1 } }).await?;
+        all.update_one(id.clone(), doc! { "$push": { "list": { "$each": [7, 8], "$slice": -2 } } }).await?;
+        if n % 3 == 0 {
+            all.delete_one(id).await?;
+        }
+    }
+    all.delete_many(doc! { "_id": { "$gt": round * 100 + 40 } }).await?;
+    Ok(())
+}
+
+async fn unique_values(db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    if round == 1 {
+        db.run_command(doc! { "createIndexes": "all", "indexes": [{ "key": { "k": 1 }, "name": "k", "unique": true }] }).await?;
+    }
+    for n in 0..20 {
+        all.insert_one(doc! { "_id": format!("{round}/{n}/a"), "k": round * 100 + n }).await?;
+        all.delete_one(doc! { "k": round * 100 + n }).await?;
+        all.insert_one(doc! { "_id": format!("{round}/{n}/b"), "k": round * 100 + n }).await?;
+    }
+    Ok(())
+}
+
+async fn rename_over(client: &Client, db: Database, round: i32) -> Result<()> {
+    for n in 0..3 {
+        let from = format!("new{n}");
+        db.collection(&from).insert_many((0..5).map(|m| doc! { "_id": m, "n": n, "round": round })).await?;
+        db.run_command(doc! { "createIndexes": &from, "indexes": [{ "key": { "n": n + 1 }, "name": format!("n{n}") }] }).await?;
+        let (from, to) = (format!("{}.{from}", db.name()), format!("{}.current", db.name()));
+        let rename = doc! { "renameCollection": from, "to": to, "dropTarget": true };
+        client.database("admin").run_command(rename).await?;
+        db.collection::<Document>("current").update_many(doc! {}, doc! { "$inc": { "n": 10 } }).await?;
+    }
+    // To another database, which the server does by copying.
+    db.collection("moved").insert_one(doc! { "_id": round }).await?;
+    let (from, to) = (format!("{}.moved", db.name()), format!("elsewhere.moved{round}"));
+    client.database("admin").run_command(doc! { "renameCollection": from, "to": to }).await?;
+    Ok(())
+}
+
+async fn database_again(db: Database, round: i32) -> Result<()> {
+    for n in 0..2 {
+        db.collection("a").insert_one(doc! { "_id": 1, "n": n, "round": round }).await?;
+        db.collection("b").insert_one(doc! { "_id": 1 }).await?;
+        db.drop().await?;
+    }
+    db.collection("a").insert_one(doc! { "_id": 2, "round": round }).await?;
+    Ok(())
+}
+
+async fn large_transaction(client: &Client, db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    if round == 1 {
+        all.insert_one(doc! { "_id": "first" }).await?;
+    }
+    for commit in [true, false] {
+        let mut session = client.start_session().await?;
+        session.start_transaction().await?;
+        for n in 0..5 {
+            let id = format!("{round}/{n}/{commit}");
+            let row = doc! { "_id": id, "text": "x".repeat(5 << 20) };
+            all.insert_one(row).session(&mut session).await?;
+        }
+        all.update_one(doc! { "_id": "first" }, doc! { "$inc": { "n": 1 } }).session(&mut session).await?;
+        match commit {
+            true => session.commit_transaction().await?,
+            false => session.abort_transaction().await?,
+        }
+    }
+    Ok(())
+}
+
+async fn making_transaction(client: &Client, db: Database, round: i32) -> Result<()> {
+    let mut session = client.start_session().await?;
+    session.start_transaction().await?;
+    let name = format!("made{round}");
+    db.run_command(doc! { "create": &name }).session(&mut session).await?;
+    let index = doc! { "createIndexes": &name, "indexes": [{ "key": { "a": 1 }, "name": "a", "unique": true }] };
+    db.run_command(index).session(&mut session).await?;
+    db.collection(&name).insert_one(doc! { "_id": 1, "a": 1 }).session(&mut session).await?;
+    session.commit_transaction().await?;
+    Ok(())
+}
+
+async fn options_change(db: Database, round: i32) -> Result<()> {
+    if round == 1 {
+        db.collection("all").insert_one(doc! { "_id": 1, "at": DateTime::now(), "a": 1 }).await?;
+        let indexes = doc! {
+            "createIndexes": "all",
+            "indexes": [
+                { "key": { "at": 1 }, "name": "ttl", "expireAfterSeconds": 3600 },
+                { "key": { "a": 1 }, "name": "a" },
+                { "key": { "b": 1 }, "name": "b" },
+            ],
+        };
+        db.run_command(indexes).await?;
+        return Ok(());
+    }
+    let change = |index: Document| doc! { "collMod": "all", "index": index };
+    db.run_command(change(doc! { "name": "ttl", "expireAfterSeconds": 86_400_i64 })).await?;
+    db.run_command(change(doc! { "keyPattern": { "a": 1 }, "hidden": true })).await?;
+    db.run_command(doc! { "collMod": "all", "validator": { "_id": { "$exists": true } }, "validationLevel": "moderate" }).await?;
+    db.run_command(doc! { "dropIndexes": "all", "index": "b" }).await?;
+    db.run_command(doc! { "convertToCapped": "all", "size": 100_000 }).await.map(drop)?;
+    Ok(())
+}
+
+async fn indexes(db: Database, round: i32) -> Result<()> {
+    let name = format!("all{round}");
+    db.run_command(doc! { "create": &name, "collation": { "locale": "de", "strength": 1 } }).await?;
+    db.collection(&name).insert_many((0..20).map(|n| doc! { "_id": n, "t": "a b", "p": [n, n], "w": { "x": n } })).await?;
+    let indexes = doc! {
+        "createIndexes": &name,
+        "indexes": [
+            { "key": { "t": "text" }, "name": "text", "default_language": "german", "weights": { "t": 3 }, "collation": { "locale": "simple" } },
+            { "key": { "p": "2d" }, "name": "2d", "min": -500.0, "max": 500.0, "collation": { "locale": "simple" } },
+            { "key": { "g": "2dsphere" }, "name": "sphere" },
+            { "key": { "h": "hashed" }, "name": "hashed" },
+            { "key": { "w.$**": 1 }, "name": "wildcard" },
+            { "key": { "a": 1, "b": -1 }, "name": "partial", "partialFilterExpression": { "a": { "$gt": 5 } } },
+            { "key": { "c": 1 }, "name": "sparse", "sparse": true, "unique": true },
+            { "key": { "d": 1 }, "name": "folded", "collation": { "locale": "en", "strength": 2 } },
+        ],
+    };
+    db.run_command(indexes).await?;
+    Ok(())
+}
+
+async fn capped(db: Database, round: i32) -> Result<()> {
+    if round == 1 {
+        db.run_command(doc! { "create": "ring", "capped": true, "size": 8192, "max": 20 }).await?;
+    }
+    let ring = db.collection::<Document>("ring");
+    for n in 0..45 {
+        ring.insert_one(doc! { "_id": n + round * 1000, "text": "x".repeat(100) }).await?;
+    }
+    ring.update_one(doc! { "_id": round * 1000 + 44 }, doc! { "$set": { "seen": true } }).await?;
+    Ok(())
+}
+
+async fn time_series(db: Database, round: i32) -> Result<()> {
+    let version = db.run_command(doc! { "buildInfo": 1 }).await?.get_str("version")?.to_owned();
+    if version.starts_with("4.") {
+        return Ok(());
+    }
+    let name = format!("weather{round}");
+    let options = doc! { "timeField": "at", "metaField": "where", "granularity": "seconds" };
+    db.run_command(doc! { "create": &name, "timeseries": options }).await?;
+    for name in (1..=round).map(|round| format!("weather{round}")) {
+        let point = |n: i64| doc! { "at": DateTime::from_millis(1_700_000_000_000 + n * 1000), "where": n % 3, "t": n as f64 / 7.0 };
+        db.collection(&name).insert_many((0..200).map(point)).await?;
+    }
+    Ok(())
+}
+
+async fn views(db: Database, round: i32) -> Result<()> {
+    if round == 1 {
+        db.collection("all").insert_one(doc! { "_id": 1 }).await?;
+        db.run_command(doc! { "create": "changed", "viewOn": "all", "pipeline": [] }).await?;
+        db.run_command(doc! { "create": "dropped", "viewOn": "all", "pipeline": [] }).await?;
+        return Ok(());
+    }
+    db.run_command(doc! { "collMod": "changed", "viewOn": "all", "pipeline": [{ "$match": { "_id": 1 } }] }).await?;
+    db.run_command(doc! { "drop": "dropped" }).await?;
+    db.run_command(doc! { "create": "made", "viewOn": "changed", "pipeline": [{ "$limit": 1 }] }).await?;
+    Ok(())
+}
+
+async fn users(client: &Client, round: i32) -> Result<()> {
+    let admin = client.database("admin");
+    let role = format!("role{round}");
+    admin.run_command(doc! { "createRole": &role, "privileges": [], "roles": ["read"] }).await?;
+    admin.run_command(doc! { "createUser": format!("user{round}"), "pwd": "secret", "roles": [role] }).await?;
+    if round == 2 {
+        admin.run_command(doc! { "updateUser": "user1", "roles": ["role2"] }).await?;
+    }
+    Ok(())
+}
