@@ -11,7 +11,7 @@ use pitr_postgres::server::{Reached, StartOptions};
 use pitr_postgres::{PgPosition, Postgres};
 use serde_json::{Map, Value, json};
 
-use crate::engine::{RestoreJob, Restored};
+use crate::engine::{Destination, RestoreJob, Restored};
 use crate::failure::Failure;
 use crate::limits::PREFETCH_SEGMENTS;
 use crate::planning::describe;
