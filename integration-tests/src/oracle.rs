@@ -262,10 +262,18 @@ pub async fn compare(restored: &mut Postgres, truth: &Truth, target: &Target) ->
 /// Waits until replay stands at its target. A server that ends before, or opens for writing, is an error.
 pub async fn wait_for_pause(server: &mut Postgres) -> Result<()> {
     let begun = std::time::Instant::now();
+    // Version 13 has one word for it less.
+    let old =
+        server.value("SELECT current_setting('server_version_num')").await.is_ok_and(|version| version < "14".into());
+    let paused = match old {
+        true => "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' ELSE '' END",
+        false => "pg_get_wal_replay_pause_state()",
+    };
+    let state = format!("SELECT pg_is_in_recovery()::text || CASE WHEN pg_is_in_recovery() THEN {paused} ELSE '' END");
     while begun.elapsed() < limits::REPLAY {
         ensure!(server.is_running()?, "the server ended before the target\n{}", server.log_tail());
         // A query can fail while the server is on its way down, which the next round tells.
-        if let Ok(state) = server.value("SELECT pg_is_in_recovery()::text || pg_get_wal_replay_pause_state()").await {
+        if let Ok(state) = server.value(&state).await {
             match state.as_str() {
                 "truepaused" => return Ok(()),
                 state if state.starts_with("false") => bail!("the server promoted itself"),

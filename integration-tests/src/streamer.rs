@@ -72,7 +72,8 @@ impl Streamer {
 
     /// Waits until everything that the server has written is durable in the archive, as reported to the server.
     pub async fn catches_up(&self, server: &Postgres) -> Result<()> {
-        let sql = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END";
+        let sql =
+            "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END";
         let end = server.value(sql).await?;
         let reached = format!(
             "SELECT coalesce(bool_or(flush_lsn >= '{end}'), false) FROM pg_stat_replication WHERE application_name = 'pitr'"

@@ -62,7 +62,12 @@ impl Log {
 
     fn dump(server: &Postgres, timeline: u32, start: &str, end: &[&str]) -> Result<Self> {
         let mut dump = server.program("pg_waldump");
-        dump.arg("--path").arg(server.data().join("pg_wal")).args(["--timeline", &timeline.to_string(), "--start", start]);
+        dump.arg("--path").arg(server.data().join("pg_wal")).args([
+            "--timeline",
+            &timeline.to_string(),
+            "--start",
+            start,
+        ]);
         dump.args(end);
         let output = dump.output().context("cannot run pg_waldump")?;
         // The end of the log is always an error to this tool.

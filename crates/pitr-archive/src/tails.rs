@@ -170,7 +170,10 @@ fn append(bytes: &mut BytesMut, piece: &Piece, raw: &[u8]) -> Result<()> {
     let overlap = bytes.len().saturating_sub(usize::try_from(piece.from).unwrap_or(usize::MAX));
     let seen = bytes.len().checked_sub(overlap).and_then(|from| bytes.get(from..));
     if raw.len() as u64 != piece.to - piece.from || raw.get(..overlap).is_none() || raw.get(..overlap) != seen {
-        return Err(Error::corrupt(&piece.key, "it does not continue the tails before it: two writers had this segment"));
+        return Err(Error::corrupt(
+            &piece.key,
+            "it does not continue the tails before it: two writers had this segment",
+        ));
     }
     bytes.extend_from_slice(raw.get(overlap..).unwrap_or_default());
     Ok(())

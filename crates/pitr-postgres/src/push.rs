@@ -129,7 +129,8 @@ impl FileCheck {
             match self.decoder.step(&mut piece) {
                 Ok(Step::Record(record)) => {
                     // One that began in an earlier slice was counted there, as one that is cut off.
-                    if let Some(open) = self.slices.get_mut(self.open).filter(|open| open.slice.start.lsn <= record.lsn) {
+                    if let Some(open) = self.slices.get_mut(self.open).filter(|open| open.slice.start.lsn <= record.lsn)
+                    {
                         open.summary.add(&record);
                     }
                 }
@@ -161,11 +162,7 @@ impl FileCheck {
         let (Some(system_id), Some(version)) = (self.decoder.system_id(), self.decoder.version()) else {
             return Err(self.unfinished("the first page is empty"));
         };
-        let end = if self.partial {
-            self.cut_to_valid_log()
-        } else {
-            self.decoder.position()
-        };
+        let end = if self.partial { self.cut_to_valid_log() } else { self.decoder.position() };
         Ok(Checked {
             file: WalFileName::Segment { timeline: self.timeline, log: self.log, partial: self.partial },
             system_id,

@@ -22,6 +22,8 @@ use crate::{Pitr, Scratch};
 
 /// Tries for one target before its form counts as used up.
 const TRIES: usize = 50;
+/// The form that every log has most of.
+const FORM_OF_IDENTIFIERS: usize = 2;
 
 /// The thing a target names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,8 +117,9 @@ impl Truth {
         let mut targets = Vec::new();
         while targets.len() < count {
             let form = targets.len();
-            let tries = (0..TRIES).map(|_| form).chain((0..TRIES).map(|_| 2));
-            let new = tries
+            // A form that is used up gives way to identifiers, of which there are most.
+            let forms = (0..TRIES).map(|_| form).chain((0..TRIES).map(|_| FORM_OF_IDENTIFIERS));
+            let new = forms
                 .map(|form| self.candidate(form, rng))
                 .find(|target| self.is_restorable(target) && !targets.contains(target));
             targets.push(new.with_context(|| format!("no restorable target of form {form}"))?);

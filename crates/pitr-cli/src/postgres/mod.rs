@@ -30,15 +30,8 @@ use crate::log::LogReader;
 
 impl Product for Postgres {
     const URL_EXAMPLE: &'static str = "postgresql://pitr@db1/postgres?sslmode=verify-full";
-    const FLAGS: &'static [&'static str] = &[
-        "--spread-checkpoint",
-        "--max-rate",
-        "--tablespace",
-        "--start",
-        "--bin-dir",
-        "--promote",
-        "--prefetch",
-    ];
+    const FLAGS: &'static [&'static str] =
+        &["--spread-checkpoint", "--max-rate", "--tablespace", "--start", "--bin-dir", "--promote", "--prefetch"];
 
     fn side_file(lineage: &Lineage<PgPosition>) -> Option<String> {
         // Every timeline but the first has a history, and a server that goes through it asks for that.

@@ -45,12 +45,7 @@ pub fn hops(
 /// The hop to stream, by index, and from where: the begin of the first archived segment that is missing after the newest
 /// base, or, without a base, after the first log. `flushed` is how far the server is; there a stream of a server that the
 /// archive knows nothing of begins. `None` only if there are no hops.
-pub fn next(
-    hops: &[Hop],
-    catalog: &Catalog<PgPosition>,
-    size: SegmentSize,
-    flushed: Lsn,
-) -> Option<(usize, Lsn)> {
+pub fn next(hops: &[Hop], catalog: &Catalog<PgPosition>, size: SegmentSize, flushed: Lsn) -> Option<(usize, Lsn)> {
     let last = hops.len().checked_sub(1)?;
     let has_base = |hop: &Hop| catalog.bases.iter().any(|base| base.lineage == hop.lineage);
     let has_log = |hop: &Hop| {
@@ -151,7 +146,10 @@ mod tests {
     fn a_history_names_every_timeline_on_the_way_and_skips_none_that_counts() {
         let hops = hops_to_five();
         assert_eq!(hops.iter().map(|hop| hop.timeline.0).collect::<Vec<_>>(), [1, 3, 5]);
-        assert_eq!(hops.iter().map(|hop| hop.begins.to_string()).collect::<Vec<_>>(), ["0/0", "0/4002098", "0/5000158"]);
+        assert_eq!(
+            hops.iter().map(|hop| hop.begins.to_string()).collect::<Vec<_>>(),
+            ["0/0", "0/4002098", "0/5000158"]
+        );
         assert_eq!(hops[2].history.as_deref(), Some(THIRD));
         assert!(hops[0].history.is_none());
     }

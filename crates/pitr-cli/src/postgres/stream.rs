@@ -78,11 +78,7 @@ impl Upstream for PgUpstream {
     type Engine = Postgres;
     type Stream = PgStream;
 
-    async fn connect(
-        &mut self,
-        archive: &SourceArchive,
-        durable: Durable<PgPosition>,
-    ) -> Result<PgStream, Failure> {
+    async fn connect(&mut self, archive: &SourceArchive, durable: Durable<PgPosition>) -> Result<PgStream, Failure> {
         let mut client = ReplicationClient::connect(&self.settings).await?;
         // First of all: from here on the server keeps what we have not seen.
         if let Some(slot) = &self.slot
@@ -143,7 +139,10 @@ impl Situation {
         if timeline != self.at.timeline || self.at.lsn <= flushed {
             return Ok(());
         }
-        let what = format!("the archive has the log of timeline {timeline} up to {}, the server only up to {flushed}", self.at.lsn);
+        let what = format!(
+            "the archive has the log of timeline {timeline} up to {}, the server only up to {flushed}",
+            self.at.lsn
+        );
         Err(Failure::new(ErrorKind::Unreachable, what).next(
             "a standby will catch up; a server that was set back to an earlier state must not go on on this timeline: restore it, or promote it to a new one",
         ))

@@ -172,7 +172,10 @@ impl<'a, S: LogStream> Pump<'a, S> {
         self.uploads.push_back(
             async move {
                 let tail = Tail { lineage, segment, from, bytes, so_far };
-                archive.put_tail(&tail).await.during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
+                archive
+                    .put_tail(&tail)
+                    .await
+                    .during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
                 Ok(end)
             }
             .boxed(),

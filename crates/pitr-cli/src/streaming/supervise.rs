@@ -91,11 +91,7 @@ async fn wait(backoff: &mut Backoff, pulse: &Pulse) {
 }
 
 /// Makes the loss a gap with its cause, so that the stream can go on behind it.
-async fn record_gap<U: Upstream>(
-    upstream: &mut U,
-    archive: &SourceArchive,
-    removed: &Failure,
-) -> Result<(), Failure> {
+async fn record_gap<U: Upstream>(upstream: &mut U, archive: &SourceArchive, removed: &Failure) -> Result<(), Failure> {
     let gap = upstream.lost(archive, removed).await?;
     archive.put_gap(&gap).await?;
     let source = archive.name().as_str();

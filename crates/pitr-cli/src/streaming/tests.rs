@@ -85,14 +85,11 @@ impl Upstream for ToyUpstream {
     type Engine = Toy;
     type Stream = Breaking;
 
-    async fn connect(
-        &mut self,
-        archive: &SourceArchive,
-        _durable: Durable<ToyPosition>,
-    ) -> Result<Breaking, Failure> {
+    async fn connect(&mut self, archive: &SourceArchive, _durable: Durable<ToyPosition>) -> Result<Breaking, Failure> {
         // A history that ended is followed by the one that left it.
         let next = self.server.read(|server| {
-            let ended = |id| server.branches.iter().find(|b| b.fork.is_some_and(|(parent, _)| parent == id)).map(|b| b.id);
+            let ended =
+                |id| server.branches.iter().find(|b| b.fork.is_some_and(|(parent, _)| parent == id)).map(|b| b.id);
             ended(self.branch)
         });
         let lineage = self.server.read(|server| server.lineage(server.branch(self.branch).unwrap()));

@@ -90,9 +90,9 @@ async fn start<E: Product>(site: Site<'_>, streams: &mut Streams, pulse: Pulse, 
         segment_age: STREAM_SEGMENT_AGE,
     };
     let (upstream, name) = (E::upstream(site)?, site.name.to_owned());
-    streams.spawn(async move {
-        supervise(upstream, archive, pace, pulse, stop).await.during(format!("streaming {name}"))
-    });
+    streams.spawn(
+        async move { supervise(upstream, archive, pace, pulse, stop).await.during(format!("streaming {name}")) },
+    );
     Ok(())
 }
 
@@ -112,7 +112,8 @@ async fn start_watching(
     site.context.config.source_of(EngineKind::Postgres, Some(site.name))?;
     let archive = site.context.source(site.name, Purpose::Write).await?;
     let (dir, name) = (dir.to_owned(), site.name.to_owned());
-    streams.spawn(async move { watch_directory(archive, dir, pulse, stop).await.during(format!("watching for {name}")) });
+    streams
+        .spawn(async move { watch_directory(archive, dir, pulse, stop).await.during(format!("watching for {name}")) });
     Ok(())
 }
 

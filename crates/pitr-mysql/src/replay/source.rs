@@ -158,12 +158,14 @@ impl<R: SegmentReader> Source<'_, R> {
         let mut sent = Sent::default();
         let mut file = None;
         let first = self.first_piece(wanted.from.as_ref());
-        let ahead = self.log.pieces.get(first..).unwrap_or_default().iter().map(|piece| self.fetch(piece));
+        // Owned: a future of a borrowed piece is not provably free to move between threads.
+        let left = self.log.pieces.get(first..).unwrap_or_default().to_vec();
+        let ahead = left.into_iter().map(|piece| self.fetch(piece));
         let mut pieces = futures::stream::iter(ahead).buffered(SEGMENTS_AHEAD);
         while let Some(fetched) = pieces.next().await {
             let (piece, mut bytes) = fetched?;
             let asked = wanted.from.as_ref().filter(|(name, _)| *name == piece.file.to_string());
-            let Some((mut from, to)) = self.log.window(piece, bytes.len() as u64) else { continue };
+            let Some((mut from, to)) = self.log.window(&piece, bytes.len() as u64) else { continue };
             let format = piece.format(&bytes).ok_or(ReplayError::Torn { offset: piece.offset })?;
             if let Some((_, offset)) = asked {
                 from = from.max(offset.saturating_sub(piece.offset)).min(to);
@@ -173,7 +175,7 @@ impl<R: SegmentReader> Source<'_, R> {
             let this = (piece.incarnation, piece.file.clone());
             if file.as_ref() != Some(&this) {
                 file = Some(this);
-                self.begin_file(wire, &mut splitter, piece, &format, piece.offset + from).await?;
+                self.begin_file(wire, &mut splitter, &piece, &format, piece.offset + from).await?;
             }
             splitter.push(bytes);
             while let Some(out) = splitter.next()? {
@@ -210,9 +212,10 @@ impl<R: SegmentReader> Source<'_, R> {
         self.log.pieces.iter().rposition(holds).unwrap_or(0)
     }
 
-    async fn fetch<'p>(&self, piece: &'p Piece) -> Result<(&'p Piece, Bytes), ReplayError> {
+    async fn fetch(&self, piece: Piece) -> Result<(Piece, Bytes), ReplayError> {
         let bytes = self.segments.segment(&piece.lineage, &piece.name).await?;
-        Ok((piece, bytes.ok_or_else(|| ReplayError::Gone(piece.name.to_string()))?))
+        let bytes = bytes.ok_or_else(|| ReplayError::Gone(piece.name.to_string()))?;
+        Ok((piece, bytes))
     }
 
     /// Tells the replica which file comes, and how to read it where it does not begin at its begin.

@@ -125,9 +125,11 @@ impl Claim {
         let password = hex::encode(rand::random::<[u8; 16]>());
         let run = Scratch::create(self.owner)?;
         let init = run.0.join("init.sql");
+        // What root may grant on every server, and all privileges together do not include.
+        let nobody = if self.flavour == Flavour::Mysql { "''@''" } else { "''@'%'" };
         // One statement a line: the server reads the file so.
         let statements = format!(
-            "SET SESSION sql_log_bin = 0;\nDROP USER IF EXISTS '{ADMIN}'@'localhost';\nCREATE USER '{ADMIN}'@'localhost' IDENTIFIED BY '{password}';\nGRANT ALL PRIVILEGES ON *.* TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\n"
+            "SET SESSION sql_log_bin = 0;\nDROP USER IF EXISTS '{ADMIN}'@'localhost';\nCREATE USER '{ADMIN}'@'localhost' IDENTIFIED BY '{password}';\nGRANT ALL PRIVILEGES ON *.* TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\nGRANT PROXY ON {nobody} TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\n"
         );
         write_private(&init, statements.as_bytes(), self.owner)?;
         let socket = run.0.join("sock");

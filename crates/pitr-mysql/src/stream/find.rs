@@ -99,7 +99,10 @@ impl Search<'_> {
     async fn after_base(&self, archived: &Archived) -> Result<Option<Found>, Error> {
         let Some(start) = archived.base else { return Ok(None) };
         let file = self.server.current.with_number(start.file);
-        let file = if self.server.length(&file).is_some() { file } else { self.server.current.clone() };
+        // Purged, or the log was reset: whatever comes does not continue this history.
+        if self.server.length(&file).is_none() {
+            return Ok(None);
+        }
         let head = self.head(&file).await?;
         let begin = self.begin_at(archived, &head);
         Ok(Some(self.go_on(archived, begin, 0)))
