@@ -13,11 +13,13 @@ pub struct Set {
     packages: &'static [&'static str],
 }
 
-/// A server to run. `libicu` and friends come as its dependencies.
-pub const POSTGRES: Set = Set { purpose: "a PostgreSQL server", packages: &["postgresql-15"] };
+/// A server to run, and what builds the allocator. `libicu` and friends come as dependencies.
+pub const POSTGRES: Set = Set { purpose: "a PostgreSQL server and the build", packages: &["postgresql-15", "make"] };
 /// What the tests need: the server, and the stock tools that must be able to read our archive.
-pub const TESTS: Set =
-    Set { purpose: "the tests", packages: &["postgresql-15", "age", "zstd", "jq", "python3-venv", "ca-certificates"] };
+pub const TESTS: Set = Set {
+    purpose: "the tests",
+    packages: &["postgresql-15", "make", "age", "zstd", "jq", "python3-venv", "ca-certificates"],
+};
 /// What the benchmark compares with.
 pub const BENCH: Set = Set { purpose: "the benchmark", packages: &["pgbackrest", "time"] };
 
