@@ -264,7 +264,7 @@ pub async fn wait_for_pause(server: &mut Postgres) -> Result<()> {
     let begun = std::time::Instant::now();
     // Version 13 has one word for it less.
     let old =
-        server.value("SELECT current_setting('server_version_num')").await.is_ok_and(|version| version < "14".into());
+        server.value("SELECT current_setting('server_version_num')").await.is_ok_and(|version| version.as_str() < "14");
     let paused = match old {
         true => "CASE WHEN pg_is_wal_replay_paused() THEN 'paused' ELSE '' END",
         false => "pg_get_wal_replay_pause_state()",

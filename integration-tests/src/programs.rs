@@ -91,11 +91,6 @@ pub fn mongod(version: &str) -> Result<PathBuf> {
     in_cache(&format!("mongodb-{version}"), "bin/mongod")
 }
 
-/// True if that version is installed; the version matrix leaves out what is not.
-pub fn has_mongod(version: &str) -> bool {
-    mongod(version).is_ok()
-}
-
 /// A directory with the OpenSSL 1.1 that some versions of MongoDB need: a PostgreSQL of npm brings it along.
 pub fn openssl_1_1() -> Option<PathBuf> {
     let file = in_cache("postgres-", "native/lib/libssl.so.1.1").ok()?;
