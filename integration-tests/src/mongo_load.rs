@@ -92,8 +92,12 @@ async fn one_step(client: &Client, rng: &mut StdRng, key: i64) -> Result<()> {
     match rng.random_range(0..20) {
         0..5 => drop(items.insert_one(item(key, rng)).await?),
         5..11 => change(&items, rng).await?,
-        11 => drop(items.delete_one(doc! { "n": { "$gt": rng.random_range(0..50) } }).await?),
-        12 => drop(items.delete_many(doc! { "n": rng.random_range(5..500) }).await?),
+        11 => {
+            items.delete_one(doc! { "n": { "$gt": rng.random_range(0..50) } }).await?;
+        }
+        12 => {
+            items.delete_many(doc! { "n": rng.random_range(5..500) }).await?;
+        }
         13 => swap(client, rng).await?,
         14 => transfer(client, rng, key).await?,
         15 => {
@@ -175,7 +179,9 @@ async fn transfer(client: &Client, rng: &mut StdRng, key: i64) -> Result<()> {
     for row in 0..rows {
         let text = if large { "t".repeat(2 << 20) } else { "t".to_owned() };
         let written = async {
-            to.insert_one(doc! { "_id": key * 100 + row, "of": key, "rows": rows, "text": text }).session(&mut session).await?;
+            to.insert_one(doc! { "_id": key * 100 + row, "of": key, "rows": rows, "text": text })
+                .session(&mut session)
+                .await?;
             let id = *[1, 2, 3].choose(rng).unwrap_or(&1);
             from.update_one(doc! { "_id": id }, doc! { "$inc": { "n": 1 } }).session(&mut session).await
         };

@@ -54,9 +54,8 @@ impl Truth {
     /// The entry of a named point.
     pub fn mark(&self, name: &str) -> Option<Timestamp> {
         let says = |o: &Document, key: &str, value: &str| o.get_str(key).is_ok_and(|found| found == value);
-        let is_mark = |entry: &&Document| {
-            entry.get_document("o").is_ok_and(|o| says(o, "pitr", "mark") && says(o, "name", name))
-        };
+        let is_mark =
+            |entry: &&Document| entry.get_document("o").is_ok_and(|o| says(o, "pitr", "mark") && says(o, "name", name));
         self.entries.iter().find(is_mark)?.get_timestamp("ts").ok()
     }
 
@@ -114,7 +113,8 @@ impl Replay {
                 }
             }
             "abortTransaction" => drop(self.open.remove(&session(entry)?)),
-            "createIndexes" | "startIndexBuild" | "commitIndexBuild" | "abortIndexBuild" | "dropIndexes" | "collMod" => {}
+            "createIndexes" | "startIndexBuild" | "commitIndexBuild" | "abortIndexBuild" | "dropIndexes"
+            | "collMod" => {}
             other => bail!("command {other}"),
         }
         Ok(())

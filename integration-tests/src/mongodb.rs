@@ -180,7 +180,8 @@ impl Mongo {
             if collection.get_str("type")? == "collection" {
                 let indexes = database.run_command(doc! { "listIndexes": name }).await?;
                 let mut indexes = indexes.get_document("cursor")?.get_array("firstBatch")?.clone();
-                indexes.sort_by_key(|index| index.as_document().and_then(|i| i.get_str("name").ok()).map(str::to_owned));
+                indexes
+                    .sort_by_key(|index| index.as_document().and_then(|i| i.get_str("name").ok()).map(str::to_owned));
                 collection.insert("indexes", Bson::Array(indexes));
             }
             found.push(collection);

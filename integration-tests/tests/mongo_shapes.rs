@@ -110,7 +110,10 @@ async fn values_of_every_type(db: Database, round: i32) -> Result<()> {
     all.insert("empty", Timestamp { time: 0, increment: 0 });
     all.insert("code", Bson::JavaScriptCode("function() { return 1; }".into()));
     all.insert("undefined", Bson::Undefined);
-    all.insert("regex", Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }));
+    all.insert(
+        "regex",
+        Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }),
+    );
     all.insert("_id", round);
     let collection = db.collection::<Document>("all");
     collection.insert_one(&all).await?;
@@ -140,7 +143,10 @@ async fn updates_then_delete(db: Database, round: i32) -> Result<()> {
 async fn unique_values(db: Database, round: i32) -> Result<()> {
     let all = db.collection::<Document>("all");
     if round == 1 {
-        db.run_command(doc! { "createIndexes": "all", "indexes": [{ "key": { "k": 1 }, "name": "k", "unique": true }] }).await?;
+        db.run_command(
+            doc! { "createIndexes": "all", "indexes": [{ "key": { "k": 1 }, "name": "k", "unique": true }] },
+        )
+        .await?;
     }
     for n in 0..20 {
         all.insert_one(doc! { "_id": format!("{round}/{n}/a"), "k": round * 100 + n }).await?;
@@ -154,7 +160,10 @@ async fn rename_over(client: &Client, db: Database, round: i32) -> Result<()> {
     for n in 0..3 {
         let from = format!("new{n}");
         db.collection(&from).insert_many((0..5).map(|m| doc! { "_id": m, "n": n, "round": round })).await?;
-        db.run_command(doc! { "createIndexes": &from, "indexes": [{ "key": { "n": n + 1 }, "name": format!("n{n}") }] }).await?;
+        db.run_command(
+            doc! { "createIndexes": &from, "indexes": [{ "key": { "n": n + 1 }, "name": format!("n{n}") }] },
+        )
+        .await?;
         let (from, to) = (format!("{}.{from}", db.name()), format!("{}.current", db.name()));
         let rename = doc! { "renameCollection": from, "to": to, "dropTarget": true };
         client.database("admin").run_command(rename).await?;
@@ -228,7 +237,10 @@ async fn options_change(db: Database, round: i32) -> Result<()> {
     let change = |index: Document| doc! { "collMod": "all", "index": index };
     db.run_command(change(doc! { "name": "ttl", "expireAfterSeconds": 86_400_i64 })).await?;
     db.run_command(change(doc! { "keyPattern": { "a": 1 }, "hidden": true })).await?;
-    db.run_command(doc! { "collMod": "all", "validator": { "_id": { "$exists": true } }, "validationLevel": "moderate" }).await?;
+    db.run_command(
+        doc! { "collMod": "all", "validator": { "_id": { "$exists": true } }, "validationLevel": "moderate" },
+    )
+    .await?;
     db.run_command(doc! { "dropIndexes": "all", "index": "b" }).await?;
     db.run_command(doc! { "convertToCapped": "all", "size": 100_000 }).await.map(drop)?;
     Ok(())
@@ -237,7 +249,9 @@ async fn options_change(db: Database, round: i32) -> Result<()> {
 async fn indexes(db: Database, round: i32) -> Result<()> {
     let name = format!("all{round}");
     db.run_command(doc! { "create": &name, "collation": { "locale": "de", "strength": 1 } }).await?;
-    db.collection(&name).insert_many((0..20).map(|n| doc! { "_id": n, "t": "a b", "p": [n, n], "w": { "x": n } })).await?;
+    db.collection(&name)
+        .insert_many((0..20).map(|n| doc! { "_id": n, "t": "a b", "p": [n, n], "w": { "x": n } }))
+        .await?;
     let indexes = doc! {
         "createIndexes": &name,
         "indexes": [

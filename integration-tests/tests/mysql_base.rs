@@ -59,7 +59,10 @@ fn fill(server: &Mysql) -> Result<()> {
     let maria = server.flavour() == Flavour::Mariadb;
     let (own_type, own_value) = match maria {
         true => ("i6 INET6, ui UUID", "'::ffff:1.2.3.4', '0b1c2d3e-0000-1000-8000-00805f9b34fb'"),
-        false => ("ge GEOMETRY SRID 4326, ve VECTOR(3)", "ST_GeomFromText('POINT(1 2)', 4326), STRING_TO_VECTOR('[1, -2.5, 3e-3]')"),
+        false => (
+            "ge GEOMETRY SRID 4326, ve VECTOR(3)",
+            "ST_GeomFromText('POINT(1 2)', 4326), STRING_TO_VECTOR('[1, -2.5, 3e-3]')",
+        ),
     };
     let every_byte: String = (0..=255_u8).map(|byte| format!("{byte:02x}")).collect();
     server.sql(&format!(
@@ -130,10 +133,22 @@ async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
         }
     }
     let questions = [
-        ("routine", "SELECT CONCAT(routine_type, routine_name), CONCAT_WS('|', routine_definition, definer, sql_mode, character_set_client, collation_connection) FROM information_schema.routines WHERE routine_schema = 'd-b.x'"),
-        ("trigger", "SELECT trigger_name, CONCAT_WS('|', action_order, action_statement, sql_mode, definer, character_set_client) FROM information_schema.triggers WHERE trigger_schema = 'd-b.x'"),
-        ("event", "SELECT event_name, CONCAT_WS('|', event_definition, interval_value, interval_field, starts, status, time_zone) FROM information_schema.events WHERE event_schema = 'd-b.x'"),
-        ("schema", "SELECT schema_name, default_collation_name FROM information_schema.schemata WHERE schema_name LIKE 'd%' OR schema_name LIKE 'oracle%'"),
+        (
+            "routine",
+            "SELECT CONCAT(routine_type, routine_name), CONCAT_WS('|', routine_definition, definer, sql_mode, character_set_client, collation_connection) FROM information_schema.routines WHERE routine_schema = 'd-b.x'",
+        ),
+        (
+            "trigger",
+            "SELECT trigger_name, CONCAT_WS('|', action_order, action_statement, sql_mode, definer, character_set_client) FROM information_schema.triggers WHERE trigger_schema = 'd-b.x'",
+        ),
+        (
+            "event",
+            "SELECT event_name, CONCAT_WS('|', event_definition, interval_value, interval_field, starts, status, time_zone) FROM information_schema.events WHERE event_schema = 'd-b.x'",
+        ),
+        (
+            "schema",
+            "SELECT schema_name, default_collation_name FROM information_schema.schemata WHERE schema_name LIKE 'd%' OR schema_name LIKE 'oracle%'",
+        ),
     ];
     for (kind, question) in questions {
         for row in session.rows(question).await? {
@@ -141,11 +156,13 @@ async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
         }
     }
     for account in ["'o''neil'@'%'", "reader"] {
-        let grants: Vec<_> = session.rows(&format!("SHOW GRANTS FOR {account}")).await?.iter().filter_map(|row| row.text(0)).collect();
+        let grants: Vec<_> =
+            session.rows(&format!("SHOW GRANTS FOR {account}")).await?.iter().filter_map(|row| row.text(0)).collect();
         picture.insert(format!("grants {account}"), grants.join("\n"));
     }
     if server.flavour() == Flavour::Mariadb {
-        let rows = session.rows("SELECT a, b, row_end > NOW() FROM `d-b.x`.versions FOR SYSTEM_TIME ALL ORDER BY b").await?;
+        let rows =
+            session.rows("SELECT a, b, row_end > NOW() FROM `d-b.x`.versions FOR SYSTEM_TIME ALL ORDER BY b").await?;
         picture.insert("history".to_owned(), rows.iter().map(|row| format!("{row:?}")).collect());
     }
     Ok(picture)
@@ -194,11 +211,17 @@ async fn comes_back_exactly(flavour: Flavour) -> Result<()> {
     let (into_text, programs) = (into.display().to_string(), programs.display().to_string());
     let run = place.pitr.run(["restore", "main", "--to", "latest", "--into", &into_text, "--bin-dir", &programs])?;
     ensure!(run.code == Some(0), "{run}");
-    place.pitr.run(["restore", "main", "--to", "latest", "--into", &into_text, "--bin-dir", &programs])?.with_code(6)?;
+    place
+        .pitr
+        .run(["restore", "main", "--to", "latest", "--into", &into_text, "--bin-dir", &programs])?
+        .with_code(6)?;
     let mut restored = Mysql::at(&place.scratch, "into.run", &MysqlSetup::of(flavour).with_id(78), into)?;
     restored.start().await?;
     same(&expected, &picture(&restored).await?)?;
-    ensure!(restored.sql("SELECT COUNT(*) FROM mysql.user WHERE user LIKE 'pitr%'")? == "0", "an account of the restore is left");
+    ensure!(
+        restored.sql("SELECT COUNT(*) FROM mysql.user WHERE user LIKE 'pitr%'")? == "0",
+        "an account of the restore is left"
+    );
     Ok(())
 }
 
@@ -215,7 +238,9 @@ fn programs(place: &Place) -> Result<PathBuf> {
     }
     // Debian's own script wants the server installed where it was built for; a data directory is the same each time.
     let template = format!("{}-template/data", place.server.programs().parent().context("no home")?.display());
-    let copy = format!("#!/bin/sh\nfor o; do case $o in --datadir=*) exec cp -R {template}/. \"${{o#--datadir=}}/\";; esac; done\nexit 1\n");
+    let copy = format!(
+        "#!/bin/sh\nfor o; do case $o in --datadir=*) exec cp -R {template}/. \"${{o#--datadir=}}/\";; esac; done\nexit 1\n"
+    );
     script("mariadb-install-db", copy)?;
     Ok(directory)
 }
@@ -239,13 +264,17 @@ async fn survives_kills(flavour: Flavour) -> Result<()> {
     for _ in 0..17 {
         place.server.sql("INSERT INTO oracle.bulk (s) SELECT CONCAT(RAND(), REPEAT('x', 250)) FROM oracle.bulk")?;
     }
-    place.server.sql("CREATE TABLE oracle.still (a INT) ENGINE = MyISAM; INSERT INTO oracle.still SELECT id FROM oracle.bulk;")?;
+    place.server.sql(
+        "CREATE TABLE oracle.still (a INT) ENGINE = MyISAM; INSERT INTO oracle.still SELECT id FROM oracle.bulk;",
+    )?;
     for _ in 0..4 {
         let mut child = place.pitr.spawn(["backup", "main", "--no-wait"])?;
         tokio::time::sleep(Duration::from_millis(rng.random_range(50..900))).await;
         child.kill()?;
         child.wait()?;
-        place.server.sql("INSERT INTO oracle.ledger SELECT COALESCE(MAX(id), 0) + 1, 0, 'single', 'after a kill' FROM oracle.ledger")?;
+        place.server.sql(
+            "INSERT INTO oracle.ledger SELECT COALESCE(MAX(id), 0) + 1, 0, 'single', 'after a kill' FROM oracle.ledger",
+        )?;
     }
     place.backup()?;
     load::run(&place.server, load::Load { seed: 5, round: 1, clients: 4, transactions: 40 }).await?;

@@ -4,7 +4,7 @@
 //! `PITR_TARGETS=100` checks more of them, `PITR_SEED` replays a run.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
 use integration_tests::mysql_oracle::load::{self, Load};
 use integration_tests::mysql_oracle::{self as oracle, Truth};
@@ -29,7 +29,7 @@ async fn run(flavour: Flavour) -> Result<()> {
     server.start().await?;
     let pitr = Pitr::of_engine(&scratch, flavour.engine(), &server.url(), true)?;
     pitr.run(["init"])?.ok()?;
-    let streamer = Streamer::start(&scratch, &pitr)?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
     load::prepare(&server)?;
     work(&server, seed, 1).await?;
     // A base under load, and an idle stretch that targets may fall into.
@@ -44,7 +44,8 @@ async fn run(flavour: Flavour) -> Result<()> {
 
     let truth = Truth::read(&server, from).await?;
     eprintln!("{} commits", truth.commits().len());
-    streamer.stop().await?;
+    let (code, _) = streamer.terminate().await?;
+    ensure!(code == Some(0), "the streamer ended with {code:?}\n{}", streamer.log());
     server.stop().await?;
     let count = std::env::var("PITR_TARGETS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let targets = truth.targets(count, &mut generator(seed, 99))?;

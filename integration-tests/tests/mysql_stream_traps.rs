@@ -56,7 +56,8 @@ async fn a_switchover_is_followed(flavour: Flavour) -> Result<()> {
     let scratch = Scratch::new("switch")?;
     let primary = server(&scratch, "a", flavour, 1, &["--log-slave-updates=ON"]).await?;
     let mut replica = server(&scratch, "b", flavour, 2, &["--log-slave-updates=ON"]).await?;
-    primary.sql("CREATE USER repl@localhost IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO repl@localhost")?;
+    primary
+        .sql("CREATE USER repl@localhost IDENTIFIED BY 'secret'; GRANT REPLICATION SLAVE ON *.* TO repl@localhost")?;
     primary.sql(TABLE)?;
     let pitr = Pitr::of_engine(&scratch, flavour.engine(), &primary.url(), false)?;
     pitr.run(["init"])?.ok()?;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use integration_tests::Scratch;
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
-use pitr_core::{Engine, Facts};
 use pitr_core::ports::{Cut, LogStream, SegmentSummary};
+use pitr_core::{Engine, Facts};
 use pitr_mysql::connect::Settings;
 use pitr_mysql::dump::Replica;
 use pitr_mysql::scan::{Fed, Scanner, SegmentPlace};
@@ -75,7 +75,7 @@ fn place(facts: &Facts) -> Result<SegmentPlace> {
 fn compare(server: &Mysql, files: &BTreeMap<String, Vec<u8>>) -> Result<()> {
     const FLAGS: usize = 4 + 17;
     for path in server.binlogs()? {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Some(ours) = files.get(&name) else { bail!("{name} was not streamed") };
         let mut theirs = std::fs::read(&path)?;
         theirs[FLAGS] &= !1;

@@ -164,6 +164,7 @@ pub(crate) fn decodes_to(frame: &[u8], piece: &[u8], buffer: &mut Vec<u8>) -> io
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -104,7 +104,7 @@ impl FileCheck {
             let (piece, rest) = bytes.split_at(room.min(bytes.len()));
             self.digest(piece);
             self.decode(piece)?;
-            if self.fed % len == 0 {
+            if self.fed.is_multiple_of(len) {
                 self.end_slice();
             }
             bytes = rest;

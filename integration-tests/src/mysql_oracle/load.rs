@@ -218,7 +218,8 @@ pub async fn content(server: &Mysql) -> Result<Content> {
 /// The tables that definitions of the load made.
 pub async fn tables(server: &Mysql) -> Result<BTreeSet<String>> {
     let mut session = session(server).await?;
-    let asked = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'oracle' AND table_name LIKE 'ddl%'";
+    let asked =
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = 'oracle' AND table_name LIKE 'ddl%'";
     Ok(session.rows(asked).await?.iter().filter_map(|row| row.text(0)).collect())
 }
 
@@ -248,12 +249,16 @@ pub async fn check_derived(server: &Mysql) -> Result<()> {
     }
     ensure!(found == balances, "balances {found:?}, the ledger says {balances:?}");
     let mut parents = BTreeSet::new();
-    for row in session.rows("SELECT p.id, COUNT(*) FROM oracle.parent p JOIN oracle.child c ON c.parent = p.id GROUP BY p.id").await? {
+    for row in session
+        .rows("SELECT p.id, COUNT(*) FROM oracle.parent p JOIN oracle.child c ON c.parent = p.id GROUP BY p.id")
+        .await?
+    {
         ensure!(row.number::<u32>(1) == Some(3), "a family of {:?}", row.text(1));
         parents.insert(row.number::<i64>(0).context("no id")?);
     }
     ensure!(parents == families, "families {parents:?}, the ledger says {families:?}");
-    let orphans = session.value("SELECT COUNT(*) FROM oracle.child WHERE parent NOT IN (SELECT id FROM oracle.parent)").await?;
+    let orphans =
+        session.value("SELECT COUNT(*) FROM oracle.child WHERE parent NOT IN (SELECT id FROM oracle.parent)").await?;
     ensure!(orphans.as_deref() == Some("0"), "{orphans:?} children without a parent");
     let rows = session.value("SELECT COUNT(*) FROM oracle.keyless").await?;
     ensure!(rows == Some(keyless.to_string()), "{rows:?} rows without a key, the ledger says {keyless}");

@@ -89,7 +89,9 @@ fn parse(text: &str, flavour: Flavour, file: u64) -> Result<Vec<Commit>> {
             ledger = false;
         } else if let Some(table) = table_after(line, "CREATE TABLE oracle.") {
             commit.made = Some(table);
-        } else if let Some(table) = table_after(line, "DROP TABLE oracle.").or(table_after(line, "DROP TABLE `oracle`.")) {
+        } else if let Some(table) =
+            table_after(line, "DROP TABLE oracle.").or(table_after(line, "DROP TABLE `oracle`."))
+        {
             commit.dropped = Some(table);
         }
     }
@@ -106,7 +108,8 @@ fn header(line: &str) -> Option<(&str, &str)> {
 fn begin(flavour: Flavour, head: &str, kind: &str, line: &str, file: u64, at: u64) -> Result<Commit> {
     let (gtid, time) = match flavour {
         Flavour::Mysql => {
-            let micros = line.split("immediate_commit_timestamp=").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let micros =
+                line.split("immediate_commit_timestamp=").nth(1).and_then(|rest| rest.split_whitespace().next());
             let micros = micros.and_then(|text| text.parse().ok()).context(line.to_owned())?;
             (String::new(), DateTime::from_timestamp_micros(micros).context("a time out of range")?)
         }

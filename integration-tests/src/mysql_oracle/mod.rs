@@ -4,8 +4,8 @@
 //! places come from `mysqlbinlog` (or `mariadb-binlog`) on the server's own files, never from the archive or from any
 //! code of ours.
 
-mod log;
 pub mod load;
+mod log;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,8 +15,8 @@ use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-pub use self::log::{Commit, read};
 use self::load::Content;
+pub use self::log::{Commit, read};
 use crate::mysql::{Flavour, Mysql, MysqlSetup};
 use crate::{Pitr, Scratch};
 
@@ -163,8 +163,12 @@ impl Truth {
         let found = load::content(restored).await?;
         let missing: Vec<_> = ids.iter().filter(|id| !found.contains_key(id)).collect();
         let surplus: Vec<_> = found.keys().filter(|id| !ids.contains(id)).collect();
-        ensure!(missing.is_empty() && surplus.is_empty(), "{kept} commits kept; missing {missing:?}, surplus {surplus:?}");
-        let expected: Content = self.rows.iter().filter(|(id, _)| ids.contains(id)).map(|(k, v)| (*k, v.clone())).collect();
+        ensure!(
+            missing.is_empty() && surplus.is_empty(),
+            "{kept} commits kept; missing {missing:?}, surplus {surplus:?}"
+        );
+        let expected: Content =
+            self.rows.iter().filter(|(id, _)| ids.contains(id)).map(|(k, v)| (*k, v.clone())).collect();
         ensure!(found == expected, "a transaction shows in part");
         let mut tables = BTreeSet::new();
         for commit in commits {

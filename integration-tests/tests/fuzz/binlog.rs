@@ -96,7 +96,8 @@ fn repair(event: &mut [u8], end: usize) {
     if event.len() < Header::LEN + CHECKSUM {
         return;
     }
-    event[9..13].copy_from_slice(&(event.len() as u32).to_le_bytes());
+    let len = event.len() as u32;
+    event[9..13].copy_from_slice(&len.to_le_bytes());
     event[13..17].copy_from_slice(&(end as u32).to_le_bytes());
     let (covered, stored) = event.split_at_mut(event.len() - CHECKSUM);
     let mut running = Running::new(Header::parse(covered).expect("long enough").kind);

@@ -8,11 +8,7 @@ use pitr_mongodb::engine::facts;
 use crate::failure::{During, Failure};
 
 /// The lineage that the set continues; registered if it is the first of this set.
-pub async fn current(
-    archive: &SourceArchive,
-    first: &LineageId,
-    known: &Facts,
-) -> Result<LineageId, Failure> {
+pub async fn current(archive: &SourceArchive, first: &LineageId, known: &Facts) -> Result<LineageId, Failure> {
     let lineages = archive.lineages::<MongoPosition>().await?;
     let set = known.get(facts::REPLICA_SET_ID);
     let own = |facts: &Facts| facts.get(facts::REPLICA_SET_ID) == set;

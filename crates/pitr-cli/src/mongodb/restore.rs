@@ -59,8 +59,12 @@ async fn single_segments(job: &RestoreJob<'_, Mongo>) -> Result<Recovery<MongoPo
 fn into_server(report: &RestoreReport, url: &str) -> Restored<MongoPosition> {
     let expiry = Warning {
         code: "expiry_off",
-        message: "documents do not expire on this server until it is restarted, so that nothing that was restored is deleted".to_owned(),
-        next: vec!["db.adminCommand({ setParameter: 1, ttlMonitorEnabled: true })   // once you have what you need".to_owned()],
+        message:
+            "documents do not expire on this server until it is restarted, so that nothing that was restored is deleted"
+                .to_owned(),
+        next: vec![
+            "db.adminCommand({ setParameter: 1, ttlMonitorEnabled: true })   // once you have what you need".to_owned(),
+        ],
     };
     Restored {
         what: what(report, &report.host),
@@ -108,7 +112,10 @@ fn data(report: &RestoreReport) -> Map<String, serde_json::Value> {
         ("collections", json!(report.collections)),
         ("documents", json!(report.documents)),
         ("bytes", json!(report.bytes)),
-        ("log", json!({"entries": report.log.entries, "writes": report.log.writes, "commands": report.log.commands, "transactions": report.log.transactions})),
+        (
+            "log",
+            json!({"entries": report.log.entries, "writes": report.log.writes, "commands": report.log.commands, "transactions": report.log.transactions}),
+        ),
         ("indexes", json!(report.indexes)),
         ("undecided", json!(report.undecided)),
         ("resumed", json!(report.resumed)),

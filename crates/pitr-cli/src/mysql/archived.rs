@@ -53,7 +53,7 @@ pub async fn archived<E: Product<Position = BinlogPosition>>(
     };
     let segments = newest_segments::<E>(archive, &catalog, lineage).await?;
     let of_lineage = |span: &&Span<BinlogPosition>| span.lineage == lineage.id;
-    let tail = catalog.tails.iter().filter(of_lineage).next_back();
+    let tail = catalog.tails.iter().rfind(of_lineage);
     let cut = |span: &Span<BinlogPosition>| {
         Cut::read(span.end, &span.facts).map(|cut| Cut { reaches: span.commits.reaches, ..cut })
     };

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use pitr_core::ports::Recovery;
 use pitr_core::ErrorKind;
+use pitr_core::ports::Recovery;
 use pitr_mysql::BinlogPosition;
 use pitr_mysql::connect::{Host, Password, Settings};
 use pitr_mysql::gtid::Gtid;
@@ -87,9 +87,8 @@ async fn address(listen: Option<IpAddr>, settings: &Settings) -> Result<IpAddr, 
         return Ok(address);
     }
     let Host::Tcp(host) = &settings.host else { return Ok(std::net::Ipv4Addr::LOCALHOST.into()) };
-    let unreachable = |error: std::io::Error| {
-        Failure::new(ErrorKind::Unreachable, format!("cannot reach {settings}: {error}"))
-    };
+    let unreachable =
+        |error: std::io::Error| Failure::new(ErrorKind::Unreachable, format!("cannot reach {settings}: {error}"));
     let stream = tokio::net::TcpStream::connect((host.as_str(), settings.port)).await.map_err(unreachable)?;
     Ok(stream.local_addr().map_err(unreachable)?.ip())
 }

@@ -50,7 +50,11 @@ impl<E: Product<Position = BinlogPosition>> Upstream for BinlogUpstream<E> {
         let found = find(&self.settings, &self.replica, archived.as_ref()).await?;
         register::<E>(archive, &found).await?;
         for alarm in &found.alarms {
-            tracing::error!(source = archive.name().as_str(), next = format!("pitr backup {}", archive.name().as_str()), "{alarm}");
+            tracing::error!(
+                source = archive.name().as_str(),
+                next = format!("pitr backup {}", archive.name().as_str()),
+                "{alarm}"
+            );
         }
         Ok(BinlogStream::begin(&self.settings, &self.replica, &found, durable).await?)
     }

@@ -61,9 +61,9 @@ fn optime(entry: &RawDocument) -> Result<OpTime> {
 async fn first(member: &Member, db: &str, command: RawDocumentBuf, doing: &str) -> Result<Option<RawDocumentBuf>> {
     let mut cursor = member.database(db).run_raw_cursor_command(command).batch().await.doing(doing)?;
     while let Some(batch) = cursor.try_next().await.doing(doing)? {
-        for document in batch.doc_slices().doing(doing)? {
-            let found = document.ok().and_then(|value| value.as_document());
-            return Ok(found.map(ToOwned::to_owned));
+        if let Some(document) = batch.doc_slices().doing(doing)?.into_iter().next() {
+            let value = document.map_err(|error| Error::answer(doing, error))?;
+            return Ok(value.as_document().map(ToOwned::to_owned));
         }
     }
     Ok(None)

@@ -135,10 +135,10 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
     }
     for ready in batch {
         // Every write is idempotent, and the order within the lane stays: what was applied already may come again.
-        if let Err(error) = send(target, std::iter::once(&ready.operation)).await {
-            if error.code().is_none() || !(ready.tolerant && is_update_of_nothing(target, ready).await?) {
-                return Err(failed(ready, &error));
-            }
+        if let Err(error) = send(target, std::iter::once(&ready.operation)).await
+            && (error.code().is_none() || !(ready.tolerant && is_update_of_nothing(target, ready).await?))
+        {
+            return Err(failed(ready, &error));
         }
     }
     Ok(())

@@ -103,14 +103,14 @@ impl PgStream {
     /// Takes what the session hands over.
     fn receive(&mut self, event: Event) -> Result<(), Error> {
         match event {
-            Event::Wal(start, mut data) => {
+            Event::Wal(start, data) => {
                 let expected = self.at.advanced(self.waiting.iter().map(|bytes| bytes.len() as u64).sum());
                 // A walsender goes on where it was asked to; anything else would be a hole.
                 if start != expected {
                     return Err(out_of_order(start, expected));
                 }
                 if !data.is_empty() {
-                    self.waiting.push_back(data.split_to(data.len()));
+                    self.waiting.push_back(data);
                 }
             }
             Event::Ended(switch) => self.ended = Some(switch),
