@@ -122,7 +122,14 @@ impl Scanner {
             }
             self.skipping = false;
             let mark = self.grouper.next(&event)?;
-            self.rotated = mark == Mark::Outside && next_file(&event).is_some();
+            if mark == Mark::Outside
+                && let Some(next) = next_file(&event)
+            {
+                if next <= self.file.number {
+                    return Err(event.malformed("it names a file that is no later one"));
+                }
+                self.rotated = true;
+            }
             let places = Places { incarnation: self.incarnation, file: self.file.number };
             places.note(&event, mark, &mut self.scan);
         }
