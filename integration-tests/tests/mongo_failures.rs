@@ -37,10 +37,10 @@ async fn writes_that_were_rolled_back_are_not_archived_and_tailing_survives_the_
     let client = source.client().await?;
     let all = client.database("shop").collection::<Document>("all");
     all.insert_one(doc! { "_id": "before" }).await?;
-    pitr.run(["backup", SOURCE])?.ok()?;
     // From the very member that is going to lose its writes.
     let lonely = format!("mongodb://{}/?directConnection=true", source.member(first)?.host());
     let mut tail = Streaming::with_url(&pitr, &lonely)?;
+    pitr.run(["backup", SOURCE])?.ok()?;
     all.insert_one(doc! { "_id": "kept" }).await?;
     wait_for_archive(&pitr, newest(&client).await?).await?;
 
@@ -89,8 +89,8 @@ async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Resu
     let client = source.client().await?;
     let all = client.database("shop").collection::<Document>("all");
     all.insert_one(doc! { "_id": "before" }).await?;
-    pitr.run(["backup", SOURCE])?.ok()?;
     let mut tail = Streaming::start(&pitr)?;
+    pitr.run(["backup", SOURCE])?.ok()?;
     all.insert_one(doc! { "_id": "archived" }).await?;
     let known = newest(&client).await?;
     wait_for_archive(&pitr, known).await?;
@@ -132,9 +132,9 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     mongo_load::prepare(&client).await?;
+    let mut tail = Streaming::start(&pitr)?;
     pitr.run(["backup", SOURCE])?.ok()?;
     for round in 1..5 {
-        let mut tail = Streaming::start(&pitr)?;
         mongo_load::run(&client, Load { seed, round, clients: 3, steps: 40 }).await?;
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..1500))).await;
         tail.kill()?;
@@ -143,8 +143,8 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
             source.member_mut(0)?.launch()?;
             source.primary().await?;
         }
+        tail = Streaming::start(&pitr)?;
     }
-    let mut tail = Streaming::start(&pitr)?;
     let truth = Truth::read(&client).await?;
     wait_for_archive(&pitr, truth.moments()?.last().unwrap().at).await?;
     tail.stop()?;
@@ -175,8 +175,8 @@ async fn a_write_can_be_restored_within_seconds_and_an_idle_set_stays_current() 
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
     client.database("shop").collection("all").insert_one(doc! { "_id": 1 }).await?;
-    pitr.run(["backup", SOURCE])?.ok()?;
     let _tail = Streaming::start(&pitr)?;
+    pitr.run(["backup", SOURCE])?.ok()?;
     wait_for_archive(&pitr, newest(&client).await?).await?;
     client.database("shop").collection("all").insert_one(doc! { "_id": 2 }).await?;
     let begun = Instant::now();

@@ -4,7 +4,7 @@
 //! `PITR_TARGETS=100` checks more of them, `PITR_SEED` replays a run.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
 use integration_tests::mysql_oracle::load::{self, Load};
 use integration_tests::mysql_oracle::{self as oracle, Truth};

@@ -42,6 +42,11 @@ impl History {
         Self::new(server, head, &[])
     }
 
+    /// The history that replaced `former`, whose first file had the same head.
+    pub fn after(server: &Server, head: &FileHead, former: &LineageId) -> Result<Self, InvalidName> {
+        Self::new(server, head, former.as_str().as_bytes())
+    }
+
     /// A history that leaves `parent` at `parent_at`, where `child_at` gives the same cut for its incarnation.
     pub fn forked(
         server: &Server,

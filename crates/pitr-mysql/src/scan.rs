@@ -71,6 +71,8 @@ pub struct Scanner {
     grouper: Grouper,
     /// Events up to the end of a transaction that began in an earlier segment are not ours.
     skipping: bool,
+    /// Set behind the event that names the next file.
+    rotated: bool,
     /// Offset behind the last byte of the segment itself; known once it has been fed.
     end: Option<u64>,
     scan: Scan<BinlogPosition>,
@@ -90,6 +92,7 @@ impl Scanner {
             feed: Feed::new(reader),
             grouper: Grouper::default(),
             skipping: place.inside.is_some(),
+            rotated: false,
             end: None,
             scan: Scan { events: Vec::new(), last_record: None },
         }
@@ -108,6 +111,9 @@ impl Scanner {
         let skip = self.feed.offset().saturating_sub(place.offset);
         bytes = usize::try_from(skip).ok().and_then(|skip| bytes.get(skip..)).unwrap_or_default();
         while let Some(event) = self.feed.next(&mut bytes)? {
+            if self.rotated {
+                return Err(event.malformed("it follows the event that ended its file"));
+            }
             if event.offset >= end && self.grouper.open_since().is_none() {
                 return Ok(Fed::Done);
             }
@@ -116,6 +122,14 @@ impl Scanner {
             }
             self.skipping = false;
             let mark = self.grouper.next(&event)?;
+            if mark == Mark::Outside
+                && let Some(next) = next_file(&event)
+            {
+                if next <= self.file.number {
+                    return Err(event.malformed("it names a file that is no later one"));
+                }
+                self.rotated = true;
+            }
             let places = Places { incarnation: self.incarnation, file: self.file.number };
             places.note(&event, mark, &mut self.scan);
         }

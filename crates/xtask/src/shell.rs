@@ -13,8 +13,17 @@ pub fn root() -> PathBuf {
 }
 
 /// `cargo`, the one that runs us, at the top of the repository.
+///
+/// What it said of our own package does not go on to its builds: the build scripts of some crates look at it, and
+/// half of the workspace would be compiled again whenever `cargo` and `cargo xtask` take turns.
 pub fn cargo<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
     command.args(args).current_dir(root());
     command
 }

@@ -177,6 +177,8 @@ impl Truth {
                 tables.remove(dropped);
             }
         }
+        // Those that the load made before its work are there in any case.
+        tables.retain(|table: &String| table.starts_with("ddl"));
         let shown = load::tables(restored).await?;
         ensure!(shown == tables, "tables {shown:?}, expected {tables:?}");
         load::check_derived(restored).await

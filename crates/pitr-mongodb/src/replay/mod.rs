@@ -12,6 +12,8 @@ mod transactions;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+pub(crate) use self::lanes::send;
+
 use self::ddl::Command;
 use self::lanes::{Lanes, Ready};
 use self::model::Model;

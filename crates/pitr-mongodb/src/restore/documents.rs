@@ -18,6 +18,7 @@ use crate::base::catalog::{Collection, CollectionId, id_of_path};
 use crate::connect::Member;
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
+use crate::replay::send;
 use crate::spill::{Piece, Spill};
 
 /// Documents for one collection, as they follow each other.
@@ -221,7 +222,7 @@ const DUPLICATE_KEY: i32 = 11_000;
 
 async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
     let doing = format!("inserting into {}.{}", batch.db, batch.name);
-    let (mut plain, mut exact) = (RawArrayBuf::new(), RawArrayBuf::new());
+    let (mut plain, mut exact) = (RawArrayBuf::new(), Vec::new());
     let ns = format!("{}.{}", batch.db, batch.name);
     let mut rest = batch.bytes.as_slice();
     while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
@@ -237,9 +238,8 @@ async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
         rest = after;
     }
     if !exact.is_empty() {
-        let command =
-            rawdoc! { "applyOps": exact, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
-        target.run_raw("admin", command, &doing).await?;
+        // Never as one atomic command: that way servers before 6.2 put the time in, too.
+        send(target, exact.iter()).await?;
     }
     if plain.is_empty() {
         return Ok(());

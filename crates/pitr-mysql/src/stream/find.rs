@@ -243,7 +243,11 @@ impl Search<'_> {
             return self.continued_by(archived, cut, index, &place).map_err(Error::from);
         }
         let head = self.head(&self.server.current).await?;
-        let history = History::of(&self.server, &head)?;
+        let mut history = History::of(&self.server, &head)?;
+        if history.id == archived.lineage && !archived.cuts.is_empty() {
+            // Reset within the second in which the old log began: nothing in the head tells them apart.
+            history = History::after(&self.server, &head, &archived.lineage)?;
+        }
         let alarm = format!(
             "the log of this server does not continue the archive's history {}: it was reset, it is another server's, or what lies between is gone. It is archived as the new history {} from {} on. Take a new base",
             archived.lineage, history.id, head.file
