@@ -40,13 +40,16 @@ pub fn run(args: &Args) -> Result<()> {
     shell::run(cargo(["build", "--workspace", "--all-targets"]))?;
     let nextest = succeeds(cargo(["nextest", "--version"]));
     let mut command = if nextest { cargo(["nextest", "run"]) } else { cargo(["test"]) };
-    command.args(["-p", "integration-tests"]).env(PROGRAM, debug_program());
+    // Of the whole workspace: alone, their dependencies would be compiled again with other features.
+    command.arg("--workspace").env(PROGRAM, debug_program());
     if containers {
         command.args(["--features", "containers"]);
     }
-    if let Some(test) = &args.test {
-        command.args(["--test", test]);
-    }
+    match (&args.test, nextest) {
+        (Some(test), _) => command.args(["--test", test]),
+        (None, true) => command.args(["-E", "package(integration-tests)"]),
+        (None, false) => command.args(["--test", "*"]),
+    };
     for (name, value) in [
         ("PITR_TARGETS", args.targets.map(|n| n.to_string())),
         ("PITR_SEED", args.seed.map(|n| n.to_string())),

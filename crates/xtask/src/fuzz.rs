@@ -23,7 +23,7 @@ pub struct Args {
 /// Runs the fuzz tests of `integration-tests` for longer than CI does, optimised but with all assertions of the
 /// decoders in place.
 pub fn run(args: &Args) -> Result<()> {
-    let mut command = cargo(["test", "-p", "integration-tests", "--test", "fuzz"]);
+    let mut command = cargo(["test", "--workspace", "--test", "fuzz"]);
     match args.iterations {
         Some(iterations) => command.env("PITR_FUZZ_ITERATIONS", iterations.to_string()),
         None => command.env("PITR_FUZZ_SECONDS", args.seconds.to_string()),

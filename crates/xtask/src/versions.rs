@@ -39,7 +39,7 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn test(major: &str, bin: &Path, only: &[String]) -> Result<()> {
     println!("--- PostgreSQL {major} ---");
-    let mut command = cargo(["test", "-p", "pitr-postgres", "--no-fail-fast"]);
+    let mut command = cargo(["test", "--workspace", "--no-fail-fast"]);
     let tests: Vec<&str> = if only.is_empty() { TESTS.to_vec() } else { only.iter().map(String::as_str).collect() };
     command.args(tests.iter().flat_map(|test| ["--test", test]));
     command.env("PITR_PG_BIN", bin).env("PITR_TEST_PG_BIN", bin);
