@@ -11,17 +11,19 @@ use super::pump::{End, Pump};
 use super::{Pace, Pulse, Stop, Upstream, stopped};
 use crate::failure::Failure;
 
-/// Streams one source until it is told to end.
+/// Streams one source until it is told to end. `others` says whether the same process streams more of them.
 ///
 /// # Errors
-/// Only before the first connection: what is wrong then is wrong in the configuration or refused for good, and somebody is
-/// looking. Later the service goes on trying, whatever happens, for its log may be the only copy.
+/// Only before the first connection, and without others: what is wrong then is wrong in the configuration or refused for
+/// good, and somebody is looking. Later the service goes on trying, whatever happens, for its log may be the only copy;
+/// and others must not lose theirs for the mistake of one.
 pub async fn supervise<U: Upstream>(
     mut upstream: U,
     archive: SourceArchive,
     pace: Pace,
     pulse: Pulse,
     mut stop: Stop,
+    others: bool,
 ) -> Result<(), Failure> {
     let source = archive.name().as_str().to_owned();
     let mut backoff = Backoff::default();
@@ -38,7 +40,13 @@ pub async fn supervise<U: Upstream>(
                     tracing::warn!(source, %failure, "could not find out how much log is lost");
                 }
             }
-            Err(failure) if !connected && !failure.kind.is_retryable() => return Err(failure),
+            Err(failure) if !connected && !failure.kind.is_retryable() => {
+                if !others {
+                    return Err(failure);
+                }
+                let next = failure.next.join("; ");
+                tracing::error!(source, %failure, next, "NOT streaming this source; it will be tried again");
+            }
             Err(failure) => {
                 let next = failure.next.join("; ");
                 tracing::warn!(source, %failure, next, "the stream was interrupted and will be begun again");

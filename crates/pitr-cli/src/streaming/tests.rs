@@ -150,7 +150,7 @@ async fn streaming(store_faults: Faults, faults: Vec<(usize, ErrorKind)>) -> Set
     let archive = archive_in(Arc::new(FaultyStore::new(inner.clone(), store_faults))).await;
     let upstream = ToyUpstream { server: server.clone(), branch: 1, faults };
     let (stop, stopping) = watch::channel(false);
-    let running = tokio::spawn(supervise(upstream, archive, QUICK, Pulse::default(), stopping));
+    let running = tokio::spawn(supervise(upstream, archive, QUICK, Pulse::default(), stopping, false));
     Setting { server, inner, stop, running }
 }
 
@@ -287,7 +287,7 @@ async fn what_has_arrived_is_durable_before_the_service_ends() {
     let (stop, stopping) = watch::channel(false);
     // Nothing would be flushed by itself during the test.
     let lazy = Pace { flush_interval: Duration::from_secs(3_600), ..QUICK };
-    let running = tokio::spawn(supervise(upstream, archive, lazy, Pulse::default(), stopping));
+    let running = tokio::spawn(supervise(upstream, archive, lazy, Pulse::default(), stopping, false));
     let setting = Setting { server, inner: inner.clone(), stop, running };
     setting.write(1, 1);
     setting.catches_up(1).await;
@@ -315,9 +315,19 @@ async fn a_refusal_before_the_first_connection_ends_the_service_and_later_it_doe
     }
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     Archive::create(Store::from_object_store(inner.clone()), Access::plain()).await.unwrap();
-    let (_stop, stopping) = watch::channel(false);
-    let refused = supervise(Refusing, archive_in(inner).await, QUICK, Pulse::default(), stopping).await;
+    let (stop, stopping) = watch::channel(false);
+    let archive = archive_in(inner).await;
+    let refused = supervise(Refusing, archive.clone(), QUICK, Pulse::default(), stopping.clone(), false).await;
     assert_eq!(refused.unwrap_err().kind, ErrorKind::Refused);
+
+    let pulse = Pulse::default();
+    let beside_others = tokio::spawn(supervise(Refusing, archive, QUICK, pulse.clone(), stopping, true));
+    while !pulse.has_tried() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!beside_others.is_finished());
+    stop.send_replace(true);
+    beside_others.await.unwrap().unwrap();
 
     let setting = streaming(NO_FAULTS, vec![(0, ErrorKind::Refused)]).await;
     setting.write(1, 9);

@@ -52,12 +52,13 @@ async fn serve(context: &Context, args: &Stream) -> Result<Report, Failure> {
     let (stop, stopping) = watch::channel(false);
     let (mut streams, mut pulses) = (Streams::new(), Vec::new());
     let sites = sites(context, args)?;
+    let others = sites.len() > 1;
     for site in &sites {
         let pulse = Pulse::default();
         match &args.wal_dir {
             Some(dir) => start_watching(*site, &sites, dir, &mut streams, pulse.clone(), stopping.clone()).await?,
             None => {
-                by_engine!(site.source.engine, E => start::<E>(*site, &mut streams, pulse.clone(), stopping.clone()).await)?;
+                by_engine!(site.source.engine, E => start::<E>(*site, others, &mut streams, pulse.clone(), stopping.clone()).await)?;
             }
         }
         pulses.push(pulse);
@@ -82,7 +83,13 @@ async fn serve(context: &Context, args: &Stream) -> Result<Report, Failure> {
 }
 
 /// Begins to stream one source.
-async fn start<E: Product>(site: Site<'_>, streams: &mut Streams, pulse: Pulse, stop: Stop) -> Result<(), Failure> {
+async fn start<E: Product>(
+    site: Site<'_>,
+    others: bool,
+    streams: &mut Streams,
+    pulse: Pulse,
+    stop: Stop,
+) -> Result<(), Failure> {
     let archive = site.context.source(site.name, Purpose::Write).await?;
     let pace = Pace {
         flush_interval: site.source.flush_interval.map_or(FLUSH_INTERVAL, |interval| interval.0),
@@ -90,9 +97,9 @@ async fn start<E: Product>(site: Site<'_>, streams: &mut Streams, pulse: Pulse, 
         segment_age: STREAM_SEGMENT_AGE,
     };
     let (upstream, name) = (E::upstream(site)?, site.name.to_owned());
-    streams.spawn(
-        async move { supervise(upstream, archive, pace, pulse, stop).await.during(format!("streaming {name}")) },
-    );
+    streams.spawn(async move {
+        supervise(upstream, archive, pace, pulse, stop, others).await.during(format!("streaming {name}"))
+    });
     Ok(())
 }
 
