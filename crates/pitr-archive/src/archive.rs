@@ -4,11 +4,12 @@ use bytes::Bytes;
 use pitr_core::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::on_a_thread;
 use crate::envelope;
 use crate::error::{Error, Result};
 use crate::keys::{DigestKey, Encryption, Identities, Keys};
 use crate::layout::{KEYS, SOURCES, SourceName};
-use crate::objects::{ArchiveId, Kind, Objects, Payload, Put, blocking};
+use crate::objects::{ArchiveId, Kind, Objects, Payload, Put};
 use crate::source::SourceArchive;
 use crate::store::{DESCRIPTOR, Store};
 
@@ -215,7 +216,7 @@ async fn unwrap_digest_key(
         let Some(bytes) = store.get(&entry.key).await? else { continue };
         let (name, archive, identities) = (entry.key.clone(), archive.clone(), identities.clone());
         let open = move || envelope::open(&name, Some(&archive), &bytes, &identities, &DigestKey::from_bytes([0; 32]));
-        match blocking(&entry.key, open).await {
+        match on_a_thread(&entry.key, open).await {
             Ok(object) => {
                 let text = String::from_utf8_lossy(&object.raw);
                 return DigestKey::parse(&text, &entry.key);

@@ -59,6 +59,7 @@
 mod address;
 mod archive;
 pub mod base;
+mod blocking;
 mod catalog;
 mod codec;
 pub mod envelope;

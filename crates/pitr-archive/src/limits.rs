@@ -28,6 +28,8 @@ pub const ZSTD_WINDOW_LOG_MAX: u32 = 24;
 pub const FRAME_BYTES: usize = 1024 * 1024;
 /// Pieces of [`FRAME_BYTES`] under way in one press.
 pub const PRESS_PIECES: usize = 4;
+/// Content that is sealed and written where it is, in bytes: handing it to another thread and back takes longer.
+pub const SMALL_PAYLOAD_BYTES: usize = 64 * 1024;
 /// Largest piece of an encrypted object in memory, in bytes.
 pub const PIECE_BYTES: usize = 256 * 1024;
 /// Threads that compress one object.

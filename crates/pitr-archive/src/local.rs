@@ -21,6 +21,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::blocking::in_place;
 use crate::limits;
 
 const STORE: &str = "directory";
@@ -174,7 +175,12 @@ impl ObjectStore for LocalStore {
         let path = self.files.path_to_filesystem(location)?;
         let name = path.display().to_string();
         let this = self.clone();
-        match tokio::task::spawn_blocking(move || this.create(&path, &payload)).await? {
+        let created = match payload.content_length() <= limits::SMALL_PAYLOAD_BYTES {
+            // Whoever waits for a commit waits for this: no other thread first has to wake up.
+            true => in_place(|| this.create(&path, &payload)),
+            false => tokio::task::spawn_blocking(move || this.create(&path, &payload)).await?,
+        };
+        match created {
             Ok(()) => Ok(PutResult { e_tag: None, version: None, extensions: Default::default() }),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 Err(object_store::Error::AlreadyExists { path: name, source: e.into() })

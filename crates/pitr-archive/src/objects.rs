@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 
+use crate::blocking::on_a_thread;
 use crate::envelope::{self, Header, Object, Parsed, Subject};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
@@ -165,8 +166,9 @@ impl Objects {
         let facts = serde_json::to_value(facts).map_err(|e| Error::internal(key, e))?;
         let subject = Subject { kind, archive: self.archive.clone(), key: key.to_owned(), facts };
         let keys = self.keys.clone();
-        let sealed =
-            blocking(key, move || envelope::seal(subject, payload, &keys.encryption, &keys.digest_key)).await?;
+        let small = matches!(&payload, Payload::Raw(bytes) if bytes.len() <= limits::SMALL_PAYLOAD_BYTES);
+        let seal = move || envelope::seal(subject, payload, &keys.encryption, &keys.digest_key);
+        let sealed = if small { seal()? } else { on_a_thread(key, seal).await? };
         let stored_bytes = sealed.header.object_bytes();
         for _ in 0..limits::MAX_CREATE_RACES {
             let payload: PutPayload = sealed.parts.iter().cloned().collect();
@@ -187,7 +189,7 @@ impl Objects {
         let Some(bytes) = self.store.get(key).await? else { return Ok(None) };
         let (keys, archive, name) = (self.keys.clone(), self.archive.clone(), key.to_owned());
         let open = move || envelope::open(&name, Some(&archive), &bytes, &keys.identities, &keys.digest_key);
-        blocking(key, open).await.map(Some)
+        on_a_thread(key, open).await.map(Some)
     }
 
     /// Reads an object, decrypted but still compressed: its header and the zstd frames of its content.
@@ -197,7 +199,7 @@ impl Objects {
         let Some(bytes) = self.store.get(key).await? else { return Ok(None) };
         let (keys, archive, name) = (self.keys.clone(), self.archive.clone(), key.to_owned());
         let open = move || envelope::open_frames(&name, Some(&archive), &bytes, &keys.identities, &keys.digest_key);
-        blocking(key, open).await.map(Some)
+        on_a_thread(key, open).await.map(Some)
     }
 
     /// Reads the plain header of an object by one small range read. Needs no identity.
@@ -262,12 +264,4 @@ fn compare(existing: &Header, ours: &Header) -> Result<Put> {
         return Ok(Put::Stored { stored_bytes: ours.object_bytes() });
     }
     Ok(Put::Identical)
-}
-
-/// Runs work that takes long on a thread of its own.
-pub(crate) async fn blocking<T: Send + 'static>(
-    key: &str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(key, e))?
 }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::chunk::ChunkId;
 use super::compress::FrameDecoder;
@@ -15,17 +14,6 @@ use super::packer::lock;
 use super::window::{Want, Window};
 use crate::error::{Error, Result};
 use crate::objects::Objects;
-
-/// Runs work that blocks, from async code, without a copy of what it borrows.
-///
-/// Other tasks go on meanwhile on a runtime with several threads. On one with a single thread they wait, which
-/// is slower and still correct: the work itself never waits for a task.
-pub(crate) fn blocking<R>(work: impl FnOnce() -> R) -> R {
-    match Handle::current().runtime_flavor() {
-        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
 
 /// The wants whose place in the target does not hold their content yet: all of them in a new restore.
 pub(crate) fn differing<T: PartTarget>(

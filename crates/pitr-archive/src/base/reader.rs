@@ -8,7 +8,7 @@ use pitr_core::{BaseId, PortError};
 use tokio::task::JoinHandle;
 
 use super::compress::FrameDecoder;
-use super::deliver::{blocking, deliver, differing};
+use super::deliver::{deliver, differing};
 use super::fetch::FetchedPack;
 use super::index::Line;
 use super::learn::read_packs;
@@ -16,6 +16,7 @@ use super::limits::{FETCHES, SMALL_PART};
 use super::manifest::Contents;
 use super::pack::PackList;
 use super::window::{Want, Window, Windows, is_file};
+use crate::blocking::in_place;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::objects::Objects;
@@ -88,7 +89,7 @@ impl<'a> OpenBase<'a> {
 
     /// Delivers one window: begin its parts, bring what differs, end the parts that are complete.
     async fn pour_window<T: PartTarget>(&self, window: &Window, into: &T) -> Result<()> {
-        blocking(|| {
+        in_place(|| {
             let mut begin = window.parts.iter().filter(|part| part.begins);
             begin.try_for_each(|part| into.begin(&part.info, part.bytes))
         })
@@ -96,7 +97,7 @@ impl<'a> OpenBase<'a> {
         // A few packs are on their way while one is delivered. What the target has already is not fetched.
         let mut ahead: VecDeque<(Vec<Want>, JoinHandle<_>)> = VecDeque::new();
         for group in &window.groups {
-            let wants = blocking(|| differing(self.objects, window, &group.wants, into))?;
+            let wants = in_place(|| differing(self.objects, window, &group.wants, into))?;
             if wants.is_empty() {
                 continue;
             }
@@ -108,7 +109,7 @@ impl<'a> OpenBase<'a> {
         while !ahead.is_empty() {
             self.pour_next(&mut ahead, window, into).await?;
         }
-        blocking(|| window.parts.iter().filter(|part| part.ends).try_for_each(|part| into.end(&part.info)))
+        in_place(|| window.parts.iter().filter(|part| part.ends).try_for_each(|part| into.end(&part.info)))
             .map_err(Error::Target)
     }
 
@@ -120,7 +121,7 @@ impl<'a> OpenBase<'a> {
     ) -> Result<()> {
         let Some((wants, pack)) = ahead.pop_front() else { return Ok(()) };
         let pack = joined(pack, &self.base).await?;
-        blocking(|| deliver(self.objects, &pack, window, &wants, into))
+        in_place(|| deliver(self.objects, &pack, window, &wants, into))
     }
 
     /// The content of one part, in memory.

@@ -5,12 +5,13 @@ use std::sync::Mutex;
 
 use pitr_core::{BaseId, Classify, ErrorKind};
 
-use super::deliver::{blocking, each_chunk, wrong_length};
+use super::deliver::{each_chunk, wrong_length};
 use super::fetch::FetchedPack;
 use super::limits::{DAMAGED_PARTS, DAMAGES};
 use super::packer::lock;
 use super::reader::{OpenBase, joined};
 use super::window::{Group, Want, Window};
+use crate::blocking::in_place;
 use crate::error::{Error, Result};
 use crate::source::SourceArchive;
 
@@ -98,7 +99,7 @@ impl OpenBase<'_> {
         match pack {
             Ok(pack) => {
                 let shared = Mutex::new(findings);
-                blocking(|| {
+                in_place(|| {
                     each_chunk(self.objects, &pack, &group.wants, |wants, content| {
                         let outcome = content.and_then(|content| check_lengths(&pack, wants, content));
                         lock(&shared).note(window, wants, outcome)

@@ -1,0 +1,24 @@
+//! Work that blocks, called from async code.
+
+use tokio::runtime::{Handle, RuntimeFlavor};
+
+use crate::error::{Error, Result};
+
+/// Runs work that takes long on a thread of its own.
+pub(crate) async fn on_a_thread<T: Send + 'static>(
+    key: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(key, e))?
+}
+
+/// Runs work that blocks, from async code, without a copy of what it borrows.
+///
+/// Other tasks go on meanwhile on a runtime with several threads. On one with a single thread they wait, which
+/// is slower and still correct: the work itself never waits for a task.
+pub(crate) fn in_place<R>(work: impl FnOnce() -> R) -> R {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
