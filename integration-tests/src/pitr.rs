@@ -105,7 +105,12 @@ impl Pitr {
 
     /// An encrypted archive on a real Azure Blob server.
     pub fn on_azure(scratch: &Scratch, server: &Postgres, azurite: &Azurite) -> Result<Self> {
-        let (options, environment) = (azurite.options(), azurite.environment());
+        Self::on_azure_through(azurite.port(), scratch, server, azurite)
+    }
+
+    /// The same, where `port` leads to the server.
+    pub fn on_azure_through(port: u16, scratch: &Scratch, server: &Postgres, azurite: &Azurite) -> Result<Self> {
+        let (options, environment) = (Azurite::options_through(port), azurite.environment());
         let shape = Shape {
             url: azurite.url(),
             options,

@@ -162,9 +162,19 @@ impl Azurite {
         "az://pitr/some/prefix".to_owned()
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
     /// `archive.options`.
     pub fn options(&self) -> Vec<(String, String)> {
-        let endpoint = format!("http://127.0.0.1:{}/{}", self.0.port, Self::ACCOUNT);
+        Self::options_through(self.0.port)
+    }
+
+    /// The same, through something else that listens on another port.
+    pub fn options_through(port: u16) -> Vec<(String, String)> {
+        let endpoint = format!("http://127.0.0.1:{port}/{}", Self::ACCOUNT);
         let options = [("endpoint", endpoint.as_str()), ("account_name", Self::ACCOUNT), ("allow_http", "true")];
         options.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()
     }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,9 +24,14 @@ impl Streamer {
 
     /// Starts with other arguments.
     pub fn with_args(scratch: &Scratch, pitr: &Pitr, args: &[&str]) -> Result<Self> {
+        Self::of_command(scratch, pitr.command(args))
+    }
+
+    /// Starts a command made by [`Pitr::command`].
+    pub fn of_command(scratch: &Scratch, mut command: Command) -> Result<Self> {
         let log = scratch.path().join(format!("stream-{:08x}.log", rand::random::<u32>()));
         let file = File::create(&log).context("no log for the streamer")?;
-        let process = pitr.command(args).stdout(Stdio::null()).stderr(file).spawn().context("cannot start pitr")?;
+        let process = command.stdout(Stdio::null()).stderr(file).spawn().context("cannot start pitr")?;
         Ok(Self { process: Some(process), log })
     }
 
@@ -41,7 +46,7 @@ impl Streamer {
     /// SIGTERM; gives the exit code and how long the end took.
     pub async fn terminate(&mut self) -> Result<(Option<i32>, Duration)> {
         let mut process = self.process.take().context("not running")?;
-        succeed(std::process::Command::new("kill").args(["-s", "TERM", &process.id().to_string()]))?;
+        succeed(Command::new("kill").args(["-s", "TERM", &process.id().to_string()]))?;
         let begun = Instant::now();
         loop {
             if let Some(status) = process.try_wait()? {
@@ -89,6 +94,11 @@ impl Streamer {
             tokio::time::sleep(limits::POLL).await;
         }
         Ok(())
+    }
+
+    /// Its process.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("not running")?.id())
     }
 
     /// The log file.

@@ -1,14 +1,13 @@
 //! Real object stores: the contract of the store, the way from `init` to a restored server, and a store that goes away.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::ledger::{self, Content, Load};
 use integration_tests::seed::seed;
-use integration_tests::{Azurite, Pitr, Postgres, S3, SOURCE, Scratch, Setup, succeed};
+use integration_tests::{Azurite, Pitr, Postgres, Restored, S3, SOURCE, Scratch, Setup};
 use object_store::prefix::PrefixStore;
 use pitr_archive::{Retry, Store};
 use pitr_testkit::faulty_store::{Faults, FaultyStore};
@@ -99,7 +98,7 @@ async fn main_path(scratch: &Scratch, server: &mut Postgres, pitr: &Pitr) -> Res
     ensure!(pitr.run(["status"])?.ok()?.stdout.contains(SOURCE), "the status does not name the source");
     pitr.run(["plan", SOURCE, "--to", "name:here"])?.ok()?;
     let restored = Restored::start(scratch, pitr, server, "name:here")?;
-    restored.shows(&expected).await?;
+    shows(&restored, &expected).await?;
     pitr.run(["verify", SOURCE])?.ok()?;
     Ok(())
 }
@@ -138,7 +137,7 @@ async fn while_the_store_is_away_every_verb_says_so_and_afterwards_nothing_is_mi
     pitr.run(fetch)?.ok()?;
     ensure!(std::fs::read(&into)? == std::fs::read(&*segment)?, "{pushed} came back with other bytes");
     let restored = Restored::start(&scratch, &pitr, &server, "latest")?;
-    restored.shows(&ledger::content(&server).await?).await
+    shows(&restored, &ledger::content(&server).await?).await
 }
 
 /// Two seconds of retries instead of two minutes.
@@ -171,35 +170,11 @@ async fn load(server: &Postgres, round: u32) -> Result<()> {
     ledger::run(server, &Load { seed: seed("load"), round, clients: 4, transactions: 15, marks: 0 }).await
 }
 
-/// A server that `restore --start` left running, ended when dropped.
-struct Restored(Postgres);
-
-impl Restored {
-    fn start(scratch: &Scratch, pitr: &Pitr, like: &Postgres, target: &str) -> Result<Self> {
-        let into = scratch.path().join("restored");
-        let (dir, bin) = (into.to_string_lossy(), like.bin().to_string_lossy());
-        let report = pitr.json(["restore", SOURCE, "--to", target, "--into", &dir, "--start", "--bin-dir", &bin])?;
-        let socket = report["socket"]["directory"].as_str().context("no socket in the report")?;
-        let port = report["socket"]["port"].as_u64().context("no port in the report")?;
-        let (socket, port) = (PathBuf::from(socket), u16::try_from(port)?);
-        Ok(Self(Postgres::running(scratch, Setup::default().major, into, socket, port)?))
-    }
-
-    /// Its rows are these, and it stands read-only at its target.
-    async fn shows(&self, expected: &Content) -> Result<()> {
-        let state = self.0.value("SELECT pg_is_in_recovery()::text || pg_get_wal_replay_pause_state()").await?;
-        ensure!(state == "truepaused", "the restored server is {state}");
-        let found = ledger::content(&self.0).await?;
-        ensure!(found == *expected, "{} transactions instead of {}", found.len(), expected.len());
-        Ok(())
-    }
-}
-
-impl Drop for Restored {
-    fn drop(&mut self) {
-        let mut stop = self.0.program("pg_ctl");
-        if let Err(error) = succeed(stop.arg("-D").arg(self.0.data()).args(["stop", "-w", "-m", "immediate"])) {
-            eprintln!("cannot stop the restored server: {error:#}");
-        }
-    }
+/// The rows of a restored server are these, and it stands read-only at its target.
+async fn shows(restored: &Restored, expected: &Content) -> Result<()> {
+    let state = restored.value("SELECT pg_is_in_recovery()::text || pg_get_wal_replay_pause_state()").await?;
+    ensure!(state == "truepaused", "the restored server is {state}");
+    let found = ledger::content(restored).await?;
+    ensure!(found == *expected, "{} transactions instead of {}", found.len(), expected.len());
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: side by side with pgBackRest, ratios as a Markdown table for `docs/BENCHMARKS.md`.
+//! `cargo xtask bench`: side by side with the peers, ratios as a Markdown table for `docs/BENCHMARKS.md`.
 
 use anyhow::Result;
 
@@ -14,8 +14,8 @@ pub struct Args {
     /// Runs of each side; the medians are compared
     #[arg(long, default_value_t = 3)]
     runs: u32,
-    /// Only this part: wal, base, replay
-    #[arg(long, value_parser = ["wal", "base", "replay"])]
+    /// Only this part
+    #[arg(long, value_parser = ["wal", "base", "replay", "stream", "commits"])]
     only: Option<String>,
     /// Encrypt our side, while the peer stays plain
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! Side by side with pgBackRest, in one run on one machine: prints a Markdown table of medians and ratios.
+//! Side by side with the peers, in one run on one machine: prints a Markdown table of medians and ratios.
 //!
 //! Only the ratios mean anything: the machine is whatever it is. Runs of both sides alternate, so that a slow moment
 //! hits both; both compress with zstd level 3, store into a local directory and sync what they store.
@@ -8,6 +8,7 @@ mod cluster;
 mod measure;
 mod peer;
 mod replay;
+mod stream;
 mod wal_push;
 
 use anyhow::{Context, Result};
@@ -22,7 +23,7 @@ struct Options {
     size_mib: u64,
     /// Runs of each side.
     runs: usize,
-    /// Only this part: wal, base, replay.
+    /// Only this part: wal, base, replay, stream, commits.
     only: Option<String>,
     /// Encrypt our side (pgBackRest stays plain).
     encrypted: bool,
@@ -52,17 +53,27 @@ impl Options {
 async fn main() -> Result<()> {
     let options = Options::from_environment()?;
     let scratch = Scratch::new("bench")?;
-    let cluster = Cluster::create(&scratch, &options).await?;
+    if ["wal", "base", "replay"].iter().any(|part| options.wants(part)) {
+        println!("{}", archived(&scratch, &options).await?);
+    }
+    if ["stream", "commits"].iter().any(|part| options.wants(part)) {
+        println!("{}", stream::run(&scratch, &options).await?);
+    }
+    Ok(())
+}
+
+/// What a server that archives is measured by.
+async fn archived(scratch: &Scratch, options: &Options) -> Result<Table> {
+    let cluster = Cluster::create(scratch, options).await?;
     let mut table = Table::new(&cluster.describe().await?);
     if options.wants("wal") {
-        wal_push::run(&cluster, &options, &mut table).await?;
+        wal_push::run(&cluster, options, &mut table).await?;
     }
     if options.wants("base") {
-        base::run(&cluster, &options, &mut table).await?;
+        base::run(&cluster, options, &mut table).await?;
     }
     if options.wants("replay") {
-        replay::run(&cluster, &options, &mut table).await?;
+        replay::run(&cluster, options, &mut table).await?;
     }
-    println!("{table}");
-    Ok(())
+    Ok(table)
 }
