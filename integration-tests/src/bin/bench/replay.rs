@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::measure::Table;
 
 /// Log to replay, in MiB.
-const LOG_MIB: u64 = 1_024;
+const LOG_MIB: u64 = 640;
 
 pub async fn run(cluster: &Cluster<'_>, options: &Options, table: &mut Table) -> Result<()> {
     cluster.pitr.run(["backup", SOURCE])?.ok()?;

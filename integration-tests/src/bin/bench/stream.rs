@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use integration_tests::{Pitr, Postgres, SOURCE, Scratch, Setup, Streamer, succeed};
 
 use crate::Options;
+use crate::cluster::write_log;
 use crate::measure::{self, Table};
 
 /// Log to receive, in MiB.
@@ -48,20 +49,8 @@ async fn receive(scratch: &Scratch, server: &Postgres, pitr: &Pitr, table: &mut 
     let mut theirs = Stopped(receiver(server, &received, &["--compress", PEER_COMPRESSION])?.spawn()?);
     connected(server, "pitr").await?;
     connected(server, PEER).await?;
-    let start = server.value("SELECT pg_current_wal_insert_lsn()").await?;
     let begun = Instant::now();
-    // Small transactions in turn with large ones; the disk of the server is not what is measured.
-    for round in 0.. {
-        let mut pgbench = server.program("pgbench");
-        pgbench.env("PGOPTIONS", "-c synchronous_commit=off").args(["-n", "-c", "4", "-j", "2", "-T", "2"]);
-        succeed(pgbench.arg(server.url()))?;
-        let some = format!("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid % 16 = {}", round % 16);
-        server.execute(&some).await?;
-        let written = format!("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '{start}')::bigint / 1048576");
-        if server.value(&written).await?.parse::<u64>()? >= LOG_MIB {
-            break;
-        }
-    }
+    write_log(server, LOG_MIB).await?;
     let wrote = begun.elapsed();
     // Complete segments on both sides.
     server.execute("SELECT pg_switch_wal()").await?;
