@@ -13,6 +13,7 @@ use pitr_archive::SourceArchive;
 use pitr_archive::base::BaseWriter;
 use pitr_core::ports::{BackupRecord, Recovery};
 use pitr_core::{Engine, ErrorKind, Finding, Lineage, Scan, Span};
+use pitr_plan::Plan;
 use serde_json::{Map, Value};
 
 use crate::cli::{Backup, Grants, Restore};
@@ -76,6 +77,13 @@ pub trait Product: Engine {
         segment: &Span<Self::Position>,
         log: LogReader<'_, Self>,
     ) -> impl Future<Output = Result<Scan<Self::Position>, Failure>> + Send;
+
+    /// Refuses a plan that the planner cannot see through: log on its way that no restore gets over. Asked whenever a plan
+    /// is made, so before anything is touched; reads only segments whose headers give reason to.
+    fn examine(
+        archive: &SourceArchive,
+        plan: &Plan<Self::Position>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Looks at the server: settings, rights, archiving. An error only if it cannot be asked at all.
     fn check(site: Site<'_>) -> impl Future<Output = Result<Vec<Finding>, Failure>> + Send;

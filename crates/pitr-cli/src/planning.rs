@@ -66,6 +66,7 @@ pub async fn plan<E: Product>(archive: &SourceArchive, request: &Request) -> Res
         let missing = archive.confirm::<E>(&plan.chain.log).await?;
         if missing.is_empty() {
             expect_side_files::<E>(archive, &catalog, &plan).await?;
+            E::examine(archive, &plan).await?;
             return Ok(plan);
         }
         note_missing::<E>(archive, &mut catalog, &plan, &missing).await?;

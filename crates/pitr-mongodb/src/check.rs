@@ -7,7 +7,7 @@ use pitr_core::{Finding, Severity};
 
 use crate::connect::{Member, Prefer, Settings, compatibility, lineage_facts, oplog_bounds};
 use crate::error::Result;
-use crate::limits::WINDOW_WARNING;
+use crate::limits::{MAJORITY_WARNING, WINDOW_WARNING};
 
 /// Looks at a set and gives one finding for each thing that matters. An error only if it cannot be asked at all.
 pub async fn check(settings: &Settings) -> Result<Vec<Finding>> {
@@ -25,7 +25,8 @@ pub async fn check(settings: &Settings) -> Result<Vec<Finding>> {
     findings.push(set(&member));
     findings.push(window(&member).await);
     findings.push(documents(&member).await);
-    findings.push(transactions(&member).await);
+    findings.push(majority(&member).await);
+    findings.push(version(&member).await);
     findings.push(notes(settings).await);
     findings.push(snapshots(&member).await);
     Ok(findings)
@@ -97,7 +98,36 @@ async fn documents(member: &Member) -> Finding {
     }
 }
 
-async fn transactions(member: &Member) -> Finding {
+/// What a majority does not have is not archived.
+async fn majority(member: &Member) -> Finding {
+    let answer = match member.admin(doc! { "hello": 1 }, "asking for the last write of a majority").await {
+        Ok(answer) => answer,
+        Err(error) => return failure("majority", &error),
+    };
+    let date = |key| {
+        answer.get_document("lastWrite").and_then(|last| last.get_datetime(key)).map(|date| date.timestamp_millis())
+    };
+    let behind = match (date("lastWriteDate"), date("majorityWriteDate")) {
+        (Ok(last), Ok(majority)) => Duration::from_millis(last.saturating_sub(majority).try_into().unwrap_or(0)),
+        _ => {
+            return failure("majority", &crate::Error::answer("asking for the last write of a majority", "it has none"));
+        }
+    };
+    if behind < MAJORITY_WARNING {
+        return good("majority", "writes reach a majority of the set, and are read with that concern");
+    }
+    Finding {
+        severity: Severity::Warning,
+        topic: "majority",
+        message: format!(
+            "a majority of the set is {} behind: newer writes are not archived before it has them",
+            span(behind)
+        ),
+        fix: Some("rs.status()   // which members are down, or lag".to_owned()),
+    }
+}
+
+async fn version(member: &Member) -> Finding {
     match compatibility(member).await {
         Ok(version) => good("compatibility", format!("feature compatibility version {version}")),
         Err(error) => failure("compatibility", &error),

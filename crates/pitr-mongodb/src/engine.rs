@@ -21,6 +21,10 @@ pub mod facts {
     pub const UNKNOWN: &str = "unknown";
     /// Base: `snapshot` if all of it was read at one cluster time, `fuzzy` if it needs the log to agree with itself.
     pub const READ: &str = "read";
+    /// Value of [`READ`].
+    pub const READ_AT_ONE_TIME: &str = "snapshot";
+    /// Base: the timestamp of which it is. Log up to there is not replayed.
+    pub const AT: &str = "at";
     /// Base: up to this timestamp the log is already in it, or needed to make it agree with itself.
     pub const UNTIL: &str = "until";
 }

@@ -1,5 +1,7 @@
 //! The one error type of this crate.
 
+use std::fmt;
+
 use mongodb::error::ErrorKind as DriverKind;
 use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError};
 
@@ -15,8 +17,7 @@ pub enum Error {
         /// What was tried.
         doing: String,
         /// The driver's error.
-        #[source]
-        source: Box<mongodb::error::Error>,
+        source: Box<Said>,
     },
     /// The server took longer than it may.
     #[error("{doing}: no answer within {seconds} s")]
@@ -127,6 +128,36 @@ pub enum Error {
     Name(#[from] InvalidName),
 }
 
+/// An error of the driver, told as an administrator needs it. The driver's own text repeats the whole answer of the server
+/// as bytes.
+#[derive(Debug)]
+pub struct Said(pub(crate) mongodb::error::Error);
+
+impl std::error::Error for Said {}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use mongodb::error::WriteFailure;
+        match self.0.kind.as_ref() {
+            DriverKind::Command(error) => write!(f, "{} ({}): {}", error.code_name, error.code, error.message),
+            DriverKind::Write(WriteFailure::WriteError(error)) => write!(f, "error {}: {}", error.code, error.message),
+            DriverKind::Write(WriteFailure::WriteConcernError(error)) => {
+                write!(f, "{} ({}): {}", error.code_name, error.code, error.message)
+            }
+            DriverKind::Io(error) => error.fmt(f),
+            DriverKind::Authentication { message, .. } => f.write_str(message),
+            DriverKind::ServerSelection { message, .. } => f.write_str(selection(message)),
+            kind => kind.fmt(f),
+        }
+    }
+}
+
+/// What the one server said, out of the driver's picture of a set of them.
+fn selection(message: &str) -> &str {
+    let said = message.split_once("Error: Kind: ").map(|(_, rest)| rest);
+    said.and_then(|rest| rest.split_once(", labels:")).map_or(message, |(said, _)| said)
+}
+
 /// The result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -139,7 +170,7 @@ impl Error {
     /// The server's error code, if it answered with one.
     pub fn code(&self) -> Option<i32> {
         match self {
-            Self::Server { source, .. } => code(source),
+            Self::Server { source, .. } => code(&source.0),
             _ => None,
         }
     }
@@ -161,7 +192,7 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for mongodb::error::Result<T> {
     fn doing(self, what: impl Into<String>) -> Result<T> {
-        self.map_err(|source| Error::Server { doing: what.into(), source: Box::new(source) })
+        self.map_err(|source| Error::Server { doing: what.into(), source: Box::new(Said(source)) })
     }
 }
 
@@ -195,7 +226,7 @@ fn kind_of(error: &mongodb::error::Error) -> ErrorKind {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Server { source, .. } => kind_of(source),
+            Self::Server { source, .. } => kind_of(&source.0),
             Self::Silent { .. } | Self::Behind { .. } => ErrorKind::Unreachable,
             Self::Answer { .. } | Self::Io { .. } | Self::Name(_) | Self::Replay { .. } => ErrorKind::Failed,
             Self::Entry(_) | Self::Base(_) => ErrorKind::Integrity,
@@ -234,5 +265,20 @@ impl From<Error> for PortError {
             Error::Port(error) => error,
             other => Self::new(other),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_not_there_is_told_in_a_line() {
+        let message = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: \
+                       127.0.0.1:1, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: \
+                       {\"RetryableWriteError\"}, source: None } ] }";
+        assert_eq!(selection(message), "I/O error: Connection refused (os error 111)");
+        assert_eq!(selection("something else"), "something else");
     }
 }

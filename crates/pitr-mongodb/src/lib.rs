@@ -37,6 +37,7 @@ pub mod restore;
 pub mod scan;
 mod spill;
 pub mod stream;
+mod window;
 
 pub use engine::Mongo;
 pub use error::Error;

@@ -32,6 +32,9 @@ pub const TAIL_AWAIT: Duration = Duration::from_millis(500);
 /// Silence of a tailing cursor after which the connection counts as lost.
 pub const TAIL_SILENCE: Duration = Duration::from_secs(30);
 
+/// Seconds of log before its end with which the very first stream of a set begins.
+pub const FIRST_LEAD: u32 = 60;
+
 /// Idle time of the log after which a note moves its end.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
@@ -43,6 +46,9 @@ pub const WINDOW_LAG: u32 = 10;
 
 /// An oplog that is full and reaches back less than this is warned about.
 pub const WINDOW_WARNING: Duration = Duration::from_secs(24 * 3600);
+
+/// A majority that is further behind than this is warned about.
+pub const MAJORITY_WARNING: Duration = Duration::from_secs(10);
 
 /// What the server shows of us.
 pub const APPLICATION_NAME: &str = "pitr";
@@ -117,3 +123,6 @@ pub const SERVER_POLL: Duration = Duration::from_millis(50);
 
 /// Bytes of a server's log that an error shows, from its end.
 pub const LOG_TAIL: u64 = 2048;
+
+/// Time for a target to finish what an interrupted restore has left running: the building of indexes, at worst.
+pub const OUTLIVE_TIMEOUT: Duration = Duration::from_secs(600);

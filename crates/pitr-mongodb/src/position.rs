@@ -34,11 +34,11 @@ impl Stamp {
         Self::from_bits(self.bits().saturating_sub(1))
     }
 
-    const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         ((self.seconds as u64) << 32) | self.increment as u64
     }
 
-    const fn from_bits(bits: u64) -> Self {
+    pub(crate) const fn from_bits(bits: u64) -> Self {
         Self { seconds: (bits >> 32) as u32, increment: bits as u32 }
     }
 }

@@ -6,9 +6,10 @@ use pitr_core::{CommitBounds, Event, Facts, Scan, Timestamp, What};
 
 use crate::commands::{Policy, policy};
 use crate::engine::facts;
-use crate::entry::{Entries, Entry, EntryError, Meaning, Op};
+use crate::entry::{Entries, Entry, EntryError, Meaning, Op, first_key};
+use crate::error::Error;
 use crate::note;
-use crate::position::MongoPosition;
+use crate::position::{MongoPosition, Stamp};
 
 /// Everything that a target can stop at in one segment.
 ///
@@ -36,6 +37,48 @@ fn what(entry: &Entry<'_>) -> Option<What> {
     }
 }
 
+/// The first entry after `from` and before `cut` that cannot be replayed, as the refusal of it.
+pub fn unreplayable(bytes: &[u8], from: Stamp, cut: MongoPosition) -> Result<Option<Error>, EntryError> {
+    for entry in Entries::new(bytes) {
+        let entry = entry?;
+        if !(entry.optime.before() < cut) {
+            break;
+        }
+        if entry.optime.stamp <= from {
+            continue;
+        }
+        if let Some((name, why)) = obstacle(&entry) {
+            let at = entry.optime.to_string();
+            return Ok(Some(Error::Unreplayable { operation: safe_name(name), at, why: why.to_owned() }));
+        }
+    }
+    Ok(None)
+}
+
+/// Name of an operation that cannot be replayed, and why.
+fn obstacle<'a>(entry: &Entry<'a>) -> Option<(&'a str, &'static str)> {
+    let of_command = |name| match policy(name) {
+        Policy::Refuse(why) => Some((name, why)),
+        Policy::Unknown => Some((name, NEVER_HEARD_OF)),
+        _ => None,
+    };
+    match (entry.meaning(), entry.op) {
+        (Meaning::Unknown(name), _) => Some((name, NEVER_HEARD_OF)),
+        // Within a transaction, or a group.
+        (_, Op::Command("applyOps")) => entry.operations().into_iter().flatten().flatten().find_map(|operation| {
+            let operation = operation.as_document()?;
+            match operation.get_str("op").ok()? {
+                "c" => of_command(first_key(operation.get_document("o").ok()?)?),
+                _ => None,
+            }
+        }),
+        (_, Op::Command(name)) => of_command(name),
+        _ => None,
+    }
+}
+
+const NEVER_HEARD_OF: &str = "this version of pitr does not know it";
+
 /// What the header of the open segment says, entry by entry.
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
@@ -59,11 +102,7 @@ impl Tally {
             Some(What::Mark(_)) => self.marks += 1,
             _ => {}
         }
-        let name = match (entry.meaning(), entry.op) {
-            (Meaning::Unknown(name), _) => name,
-            (_, Op::Command(name)) if matches!(policy(name), Policy::Refuse(_)) => name,
-            _ => return None,
-        };
+        let (name, _) = obstacle(entry)?;
         self.unknown.insert(safe_name(name)).then_some(name)
     }
 

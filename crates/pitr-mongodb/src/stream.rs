@@ -21,12 +21,11 @@ use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_fac
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
-use crate::limits::{
-    GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE, WINDOW_CHECK, WINDOW_LAG,
-};
+use crate::limits::{FIRST_LEAD, GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE};
 use crate::note;
 use crate::position::{MongoPosition, OpTime, Stamp};
 use crate::scan::Tally;
+use crate::window::WindowWatch;
 
 /// Where a stream begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +34,7 @@ pub enum Begin {
     After(MongoPosition),
     /// With this entry.
     With(OpTime),
-    /// With the newest entry that a majority has.
+    /// Near the newest entry that a majority has.
     Newest,
 }
 
@@ -43,15 +42,25 @@ pub enum Begin {
 pub struct OplogStream {
     member: Member,
     lineage: LineageId,
-    cursor: RawBatchCursor,
+    cursor: Cursor,
     /// What the first document must be, until it came.
     first: Option<First>,
+    /// Where a hole ends that this stream fills.
+    until: Option<MongoPosition>,
+    /// True once it has come there.
+    filled: bool,
     ready: VecDeque<Bytes>,
     open: SegmentStart<MongoPosition>,
     end: MongoPosition,
     tally: Tally,
     heartbeat: Heartbeat,
-    window: Window,
+    window: WindowWatch,
+}
+
+enum Cursor {
+    Open(RawBatchCursor),
+    /// The oplog begins behind this entry.
+    Gone(OpTime),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -90,33 +99,52 @@ impl Upstream {
         Ok(entry_at(&self.member, entry.stamp).await? == Some(entry))
     }
 
-    /// The first entry at or after a timestamp.
-    pub async fn first_from(&self, stamp: Stamp) -> Result<Option<OpTime>> {
-        first_from(&self.member, stamp).await
+    /// Where the first stream of all begins: a little before the end, so that the log reaches back to the begin of a base
+    /// that is being taken at the same time.
+    async fn lead(&self) -> Result<OpTime> {
+        let from = Stamp::new(self.newest.stamp.seconds.saturating_sub(FIRST_LEAD), 0);
+        Ok(first_from(&self.member, from).await?.unwrap_or(self.newest))
     }
 
-    /// Opens a stream of a lineage, which is [`Upstream::lineage`] or one that forked off it.
-    pub async fn stream(self, begin: Begin, lineage: LineageId) -> Result<OplogStream> {
+    /// The error of a member that does not have an entry yet.
+    pub fn behind(&self, wanted: OpTime) -> Error {
+        Error::Behind { host: self.member.host.clone(), newest: self.newest.to_string(), wanted: wanted.to_string() }
+    }
+
+    /// Opens a stream of a lineage, which is [`Upstream::lineage`] or one that forked off it. It ends at `until`, if that
+    /// is given: from there on the archive has the log.
+    pub async fn stream(self, begin: Begin, until: Option<MongoPosition>, lineage: LineageId) -> Result<OplogStream> {
+        let newest = match begin {
+            Begin::Newest => self.lead().await?,
+            _ => self.newest,
+        };
         let (first, start) = match begin {
             Begin::After(cut) => {
                 let unknown = || Error::answer("resuming", format!("{cut} does not tell its last entry"));
                 (First { entry: cut.last_entry().ok_or_else(unknown)?, included: false }, cut)
             }
             Begin::With(entry) => (First { entry, included: true }, entry.before()),
-            Begin::Newest => (First { entry: self.newest, included: true }, self.newest.before()),
+            Begin::Newest => (First { entry: newest, included: true }, newest.before()),
         };
-        let cursor = tail(&self.member, first.entry).await?;
+        let cursor = match tail(&self.member, first.entry).await {
+            // That log is lost is told by the first read, like everything else about the log.
+            Err(error) if error.code() == Some(CAPPED_POSITION_LOST) => Cursor::Gone(first.entry),
+            opened => Cursor::Open(opened?),
+        };
+        let window = WindowWatch::start(self.member.clone(), start.stamp);
         Ok(OplogStream {
             lineage,
             member: self.member,
             cursor,
             first: Some(first),
+            until,
+            filled: false,
             ready: VecDeque::new(),
             open: SegmentStart { name: segment_name(start)?, start },
             end: start,
             tally: Tally::default(),
             heartbeat: Heartbeat::new(self.settings),
-            window: Window { last: Instant::now() },
+            window,
         })
     }
 }
@@ -146,6 +174,10 @@ impl OplogStream {
                     continue;
                 }
             }
+            if self.until.is_some_and(|until| until <= entry.optime.before()) {
+                self.filled = true;
+                break;
+            }
             if !chunk.is_empty() && chunk.len() + document.as_bytes().len() > MAX_CHUNK {
                 self.ready.push_back(Bytes::from(std::mem::take(&mut chunk)));
             }
@@ -161,17 +193,24 @@ impl OplogStream {
         }
     }
 
-    /// The next bytes of the log, at once if there are any.
-    async fn read(&mut self) -> Result<Bytes> {
+    /// The next bytes of the log, at once if there are any; `None` where the archive has what follows.
+    async fn read(&mut self) -> Result<Option<Bytes>> {
         loop {
             if let Some(bytes) = self.ready.pop_front() {
                 self.count(&bytes)?;
                 self.heartbeat.moved();
-                self.window.look_if_due(&self.member, self.end.stamp);
-                return Ok(bytes);
+                self.window.at(self.end.stamp);
+                return Ok(Some(bytes));
+            }
+            if self.filled {
+                return Ok(None);
             }
             let doing = "tailing the oplog";
-            let batch = timeout(TAIL_SILENCE, self.cursor.next()).await;
+            let cursor = match &mut self.cursor {
+                Cursor::Open(cursor) => cursor,
+                Cursor::Gone(wanted) => return Err(not_the_first(&self.member, *wanted).await),
+            };
+            let batch = timeout(TAIL_SILENCE, cursor.next()).await;
             let silent = |_| Error::Silent { doing: doing.to_owned(), seconds: TAIL_SILENCE.as_secs() };
             match batch.map_err(silent)? {
                 Some(Ok(batch)) => self.take(&batch).await?,
@@ -237,7 +276,10 @@ async fn lost(member: &Member, wanted: OpTime, error: mongodb::error::Error) -> 
     {
         return rolled_over(member, wanted, oldest);
     }
-    Error::Server { doing: format!("tailing the oplog of {}", member.host), source: Box::new(error) }
+    Error::Server {
+        doing: format!("tailing the oplog of {}", member.host),
+        source: Box::new(crate::error::Said(error)),
+    }
 }
 
 fn rolled_over(member: &Member, wanted: OpTime, oldest: OpTime) -> Error {
@@ -277,7 +319,12 @@ impl LogStream for OplogStream {
     }
 
     async fn next(&mut self) -> Result<Option<LogChunk>, PortError> {
-        let bytes = self.read().await.map_err(PortError::from)?;
+        let bytes = match self.read().await.map_err(PortError::from)? {
+            Some(bytes) => bytes,
+            // Whatever is open ends here, and the loop looks where to go on.
+            None if self.tally.entries() > 0 => return Ok(Some(LogChunk { bytes: Bytes::new(), cut: Cut::Must })),
+            None => return Ok(None),
+        };
         // Entries are whole, and a replay puts transactions together over segments.
         Ok(Some(LogChunk { bytes, cut: Cut::May }))
     }
@@ -330,33 +377,6 @@ impl Heartbeat {
                 tracing::debug!(%error, "no heartbeat");
             }
         }));
-    }
-}
-
-/// Warns while there is still time to enlarge the oplog.
-struct Window {
-    last: Instant,
-}
-
-impl Window {
-    fn look_if_due(&mut self, member: &Member, at: Stamp) {
-        if self.last.elapsed() < WINDOW_CHECK {
-            return;
-        }
-        self.last = Instant::now();
-        let member = member.clone();
-        tokio::spawn(async move {
-            // Only a look: what really is lost is told by the cursor.
-            let Ok((oldest, newest)) = oplog_bounds(&member).await else { return };
-            let behind = newest.stamp.seconds.saturating_sub(at.seconds);
-            let left = at.seconds.saturating_sub(oldest.stamp.seconds);
-            if behind > WINDOW_LAG && left < behind {
-                tracing::warn!(
-                    "streaming is {behind} s behind, and the oplog of {} keeps {left} s more before log is lost: enlarge it with replSetResizeOplog",
-                    member.host
-                );
-            }
-        });
     }
 }
 

@@ -1,6 +1,8 @@
 //! MongoDB's part of the verbs.
 
+mod archived;
 mod backup;
+mod examine;
 pub mod lineage;
 mod restore;
 mod stream;
@@ -15,6 +17,7 @@ use pitr_mongodb::limits::MAX_MARK_NAME;
 use pitr_mongodb::note::mark_data;
 use pitr_mongodb::stream::write_note;
 use pitr_mongodb::{Mongo, MongoPosition, check, scan};
+use pitr_plan::Plan;
 
 use crate::cli::{Backup, Grants};
 use crate::engine::{Product, RestoreJob, Restored, Site, Taken};
@@ -39,6 +42,10 @@ impl Product for Mongo {
             Some((span, bytes)) => scan::scan(&bytes).map_err(|error| damaged_log(&span, error)),
             None => Err(damaged_log(segment, "it has no bytes")),
         }
+    }
+
+    async fn examine(archive: &SourceArchive, plan: &Plan<MongoPosition>) -> Result<(), Failure> {
+        examine::examine(archive, plan).await
     }
 
     async fn check(site: Site<'_>) -> Result<Vec<Finding>, Failure> {

@@ -1,13 +1,15 @@
 //! Where the log of a MongoDB source comes from: the oplog of a member of its replica set.
 
 use pitr_archive::SourceArchive;
-use pitr_core::{Catalog, ErrorKind, Fork, Gap, GapCause, LineageId, Span};
+use pitr_core::{Catalog, ErrorKind, Fork, Gap, GapCause, LineageId};
 use pitr_mongodb::connect::Settings;
+use pitr_mongodb::engine::facts;
 use pitr_mongodb::position::OpTime;
 use pitr_mongodb::stream::{Begin, OplogStream, Upstream as Source};
 use pitr_mongodb::{Mongo, MongoPosition};
 
 use crate::failure::{During, Failure};
+use crate::mongodb::archived::{Archived, archived};
 use crate::mongodb::lineage;
 use crate::streaming::{Durable, Upstream};
 
@@ -32,77 +34,91 @@ impl Upstream for MongoUpstream {
         let source = Source::connect(&self.settings).await?;
         let lineage = lineage::current(archive, &source.lineage, &source.facts).await?;
         let catalog = archive.catalog::<Mongo>().await?;
-        let begin = begin(&catalog, &lineage);
-        if let Begin::After(cut) = begin
-            && let Some(last) = cut.last_entry()
-            && is_diverged(&source, last).await?
-        {
-            let (lineage, cut) = fork(archive, &source, &catalog, lineage, last).await?;
-            return Ok(source.stream(Begin::After(cut), lineage).await?);
+        let archived = archived(&catalog, &lineage);
+        if let Some(last) = archived.last_entry() {
+            // A member that lags shows nothing new, and one that was put back is known by what it writes next.
+            if source.newest.stamp < last.stamp {
+                return Err(source.behind(last).into());
+            }
+            if source.oldest.stamp <= last.stamp && !source.holds(last).await? {
+                let (lineage, cut) = fork(archive, &source, &catalog, lineage, last).await?;
+                let begin = resumable(&source, Begin::After(cut)).await?.unwrap_or(Begin::After(cut));
+                return Ok(source.stream(begin, None, lineage).await?);
+            }
         }
-        Ok(source.stream(begin, lineage).await?)
+        let begin = begin(&source, &archived).await?;
+        Ok(source.stream(begin, archived.until(begin), lineage).await?)
     }
 
     async fn lost(&mut self, archive: &SourceArchive, removed: &Failure) -> Result<Gap<MongoPosition>, Failure> {
         let source = Source::connect(&self.settings).await?;
         let lineage = lineage::current(archive, &source.lineage, &source.facts).await?;
         let catalog = archive.catalog::<Mongo>().await?;
-        let last = log(&catalog, &lineage).max_by_key(|span| span.end.stamp);
-        let after = match (last, begin(&catalog, &lineage)) {
-            (Some(span), _) => span.end,
-            (None, Begin::After(cut)) => cut,
-            (None, Begin::With(entry)) => entry.before(),
+        let archived = archived(&catalog, &lineage);
+        let after = match (archived.end, archived.begin) {
+            (Some(end), _) | (None, Begin::After(end)) => end,
+            (None, Begin::With(entry)) => after_base(&catalog, &lineage, entry.before()),
             (None, Begin::Newest) => source.newest.before(),
         };
-        if source.oldest.before() <= after {
+        let oldest = source.oldest.before();
+        if oldest <= after {
             let what = format!("the oplog has the log from {after} on again");
             return Err(Failure::new(ErrorKind::Unreachable, what));
         }
+        let before = archived.until(Begin::After(after)).filter(|known| *known <= oldest).unwrap_or(oldest);
         Ok(Gap {
             lineage: lineage.clone(),
             after,
-            before: Some(source.oldest.before()),
-            after_time: last.and_then(|span| span.commits.reaches),
+            before: Some(before),
+            after_time: archived.reaches,
             before_time: None,
             cause: GapCause::RemovedByServer(removed.message.clone()),
         })
     }
 }
 
-fn log<'a>(
-    catalog: &'a Catalog<MongoPosition>,
-    lineage: &'a LineageId,
-) -> impl Iterator<Item = &'a Span<MongoPosition>> {
-    catalog.spans.iter().chain(&catalog.tails).filter(move |span| span.lineage == *lineage)
+/// Where to go on: with the open segment from its begin, or, if the source no longer has that, behind what is there of it.
+async fn begin(source: &Source, archived: &Archived) -> Result<Begin, Failure> {
+    if let Some(begin) = resumable(source, archived.begin).await? {
+        return Ok(begin);
+    }
+    let behind = match archived.end {
+        Some(end) => resumable(source, Begin::After(end)).await?,
+        None => None,
+    };
+    // The stream will find out what is wrong.
+    Ok(behind.unwrap_or(archived.begin))
 }
 
-/// Where the first segment begins that the archive lacks.
-///
-/// The open segment, which is only there as a tail, is read again from its begin: the same bytes.
-fn begin(catalog: &Catalog<MongoPosition>, lineage: &LineageId) -> Begin {
-    let own = |span: &&Span<MongoPosition>| span.lineage == *lineage;
-    let sealed = catalog.spans.iter().filter(own).map(|span| span.end).max_by_key(|end| end.stamp);
-    let open = catalog.tails.iter().filter(own).map(|span| span.start).min_by_key(|start| start.stamp);
-    let gaps = catalog.gaps.iter().filter(|gap| gap.lineage == *lineage);
-    let behind_gap = gaps.filter_map(|gap| gap.before).max_by_key(|before| before.stamp);
-    let fork = catalog.lineage(lineage).and_then(|lineage| lineage.fork.as_ref()).map(|fork| fork.child_at);
-    let base = catalog.bases.iter().filter(|base| base.lineage == *lineage);
-    let newest_base = base.map(|base| base.start).max_by_key(|start| start.stamp);
-    let with = |cut: MongoPosition| Begin::With(OpTime { term: cut.term.unwrap_or(-1), stamp: cut.stamp });
-    match (sealed, behind_gap) {
-        (sealed, Some(before)) if sealed.is_none_or(|end| end <= before) => with(before),
-        (Some(end), _) => Begin::After(end),
-        (None, _) => match (fork, open, newest_base) {
-            (Some(fork), _, _) => Begin::After(fork),
-            (None, Some(start), _) | (None, None, Some(start)) => with(start),
-            (None, None, None) => Begin::Newest,
-        },
+/// The begin, if the source has the entry that proves it: the one before the cut, or the one that stands right at it.
+async fn resumable(source: &Source, begin: Begin) -> Result<Option<Begin>, Failure> {
+    let Begin::After(cut) = begin else {
+        let there = match begin {
+            Begin::With(entry) => source.holds(entry).await?,
+            _ => true,
+        };
+        return Ok(there.then_some(begin));
+    };
+    if let Some(last) = cut.last_entry()
+        && source.holds(last).await?
+    {
+        return Ok(Some(begin));
+    }
+    match cut.term {
+        Some(term) => {
+            let next = OpTime { term, stamp: cut.stamp };
+            Ok(source.holds(next).await?.then_some(Begin::With(next)))
+        }
+        None => Ok(None),
     }
 }
 
-/// True if the source has entries where the archive's last one should be, and not that one.
-async fn is_diverged(source: &Source, last: OpTime) -> Result<bool, Failure> {
-    Ok(source.oldest.stamp <= last.stamp && last.stamp <= source.newest.stamp && !source.holds(last).await?)
+/// Without log, what is known ends with the newest base that needs none.
+fn after_base(catalog: &Catalog<MongoPosition>, lineage: &LineageId, start: MongoPosition) -> MongoPosition {
+    let whole = |read: &String| read == facts::READ_AT_ONE_TIME;
+    let bases = catalog.bases.iter().filter(|base| base.lineage == *lineage && base.start == start);
+    let whole_bases = bases.filter(|base| base.facts.get(facts::READ).is_some_and(whole));
+    whole_bases.map(|base| base.consistent).max_by_key(|cut| cut.stamp).unwrap_or(start)
 }
 
 /// Finds the newest cut that both have, and registers the history that goes on from there.
@@ -113,7 +129,8 @@ async fn fork(
     parent: LineageId,
     last: OpTime,
 ) -> Result<(LineageId, MongoPosition), Failure> {
-    let mut cuts: Vec<MongoPosition> = Vec::new();
+    // An open segment is not cut: what both have of it is read again, as the begin of the new history.
+    let mut cuts: Vec<MongoPosition> = catalog.tails.iter().filter(|t| t.lineage == parent).map(|t| t.start).collect();
     for span in catalog.spans.iter().filter(|span| span.lineage == parent) {
         match span.is_single() {
             true => cuts.push(span.end),
@@ -122,14 +139,12 @@ async fn fork(
     }
     cuts.sort_by_key(|cut| std::cmp::Reverse(cut.stamp));
     for cut in cuts {
-        let Some(entry) = cut.last_entry() else { continue };
-        if !source.holds(entry).await? {
+        if resumable(source, Begin::After(cut)).await?.is_none() {
             continue;
         }
-        let next = source.first_from(cut.stamp).await?.unwrap_or(source.newest);
-        // The first entry that differs names the history: two sets that leave at one point are told apart.
-        let id = LineageId::new(format!("{}-{}-{}", source.lineage, next.term, next.stamp))
-            .during("naming the new history")?;
+        // Its newest entry names the history: two that leave at one cut are told apart.
+        let OpTime { term, stamp } = source.newest;
+        let id = LineageId::new(format!("{}-{term}-{stamp}", source.lineage)).during("naming the new history")?;
         tracing::warn!(%last, %cut, lineage = %id, "the source lost entries that are archived: a new history begins");
         let fork = Fork { parent, parent_at: cut, child_at: cut };
         archive.put_lineage(&id, Some(&fork), &source.facts).await.during(format!("registering lineage {id}"))?;

@@ -17,6 +17,7 @@ use pitr_mysql::connect::{Password, Settings};
 use pitr_mysql::engine::{Mariadb, Mysql};
 use pitr_mysql::event::Flavour;
 use pitr_mysql::grants::{GrantOptions, account_script};
+use pitr_plan::Plan;
 
 use crate::cli::{Backup, Grants};
 use crate::engine::{Product, RestoreJob, Restored, Site, Taken};
@@ -46,6 +47,11 @@ macro_rules! product {
                 log: LogReader<'_, Self>,
             ) -> Result<Scan<BinlogPosition>, Failure> {
                 scan::scan(segment, log).await
+            }
+
+            async fn examine(_: &SourceArchive, _: &Plan<BinlogPosition>) -> Result<(), Failure> {
+                // What one server has written, another of the same or a later version applies.
+                Ok(())
             }
 
             async fn check(site: Site<'_>) -> Result<Vec<Finding>, Failure> {

@@ -17,6 +17,7 @@ use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::BaseWriter;
 use pitr_core::{Finding, Lineage, Scan, Span};
+use pitr_plan::Plan;
 use pitr_postgres::connect::{Password, Settings};
 use pitr_postgres::engine::facts;
 use pitr_postgres::grants::{GrantOptions, role_script};
@@ -45,6 +46,11 @@ impl Product for Postgres {
         log: LogReader<'_, Self>,
     ) -> Result<Scan<PgPosition>, Failure> {
         scan::scan(lineage, segment, log).await
+    }
+
+    async fn examine(_: &SourceArchive, _: &Plan<PgPosition>) -> Result<(), Failure> {
+        // Servers of the same major version replay whatever one of them has written.
+        Ok(())
     }
 
     async fn check(site: Site<'_>) -> Result<Vec<Finding>, Failure> {

@@ -80,9 +80,10 @@ impl MongoBackup {
         write_catalog(&header, &collections, into).await?;
 
         let until = collections.iter().filter_map(|c| if let Read::Until(at) = c.read { Some(at) } else { None }).max();
-        let read = if until.is_some() { "fuzzy" } else { "snapshot" };
+        let read = if until.is_some() { "fuzzy" } else { facts::READ_AT_ONE_TIME };
         let base_facts = Facts::from([
             (facts::READ.to_owned(), read.to_owned()),
+            (facts::AT.to_owned(), inventory.at.stamp.to_string()),
             (facts::UNTIL.to_owned(), until.unwrap_or(inventory.at.stamp).to_string()),
             (facts::VERSION.to_owned(), header.version.clone()),
             (facts::COMPATIBILITY.to_owned(), header.compatibility.clone()),

@@ -1,4 +1,7 @@
-//! Commands of the log: what changes collections and indexes. Each runs alone, between two barriers.
+//! Commands of the log: what changes collections and indexes. Each runs alone, between two barriers and two notes.
+//!
+//! A command that an interrupted restore may have run is run again, on a target where nothing happened after it. To make
+//! a collection, to drop it, or to give it options is then the same once or twice; a rename shows that it was done.
 
 use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 
@@ -24,6 +27,9 @@ pub struct Command<'a> {
     /// Where it stands.
     pub at: OpTime,
 }
+
+/// The target, and whether an interrupted restore may have run the same command there, as the last thing that it did.
+pub type Place<'a> = (&'a Member, bool);
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 const NAMESPACE_EXISTS: i32 = 48;
@@ -69,7 +75,7 @@ impl<'a> Command<'a> {
     }
 
     /// Runs it on the target, if there is one to run it on, and notes what it changed.
-    pub async fn run(self, target: Option<&Member>, model: &mut Model) -> Result<()> {
+    pub async fn run(self, target: Option<Place<'_>>, model: &mut Model) -> Result<()> {
         match self.name {
             "create" => self.create(target, model).await,
             "drop" => self.drop(target, model).await,
@@ -91,7 +97,7 @@ impl<'a> Command<'a> {
         }
     }
 
-    async fn create(&self, target: Option<&Member>, model: &mut Model) -> Result<()> {
+    async fn create(&self, target: Option<Place<'_>>, model: &mut Model) -> Result<()> {
         let name = self.text("create")?;
         if !is_kept(self.db, name) {
             return Ok(());
@@ -106,14 +112,14 @@ impl<'a> Command<'a> {
         Ok(())
     }
 
-    async fn drop(&self, target: Option<&Member>, model: &mut Model) -> Result<()> {
+    async fn drop(&self, target: Option<Place<'_>>, model: &mut Model) -> Result<()> {
         let Some((id, known)) = self.id.and_then(|id| Some((id, model.get(id)?))) else { return Ok(()) };
         self.apply(target, doc! { "drop": &known.name }, &[NAMESPACE_NOT_FOUND]).await?;
         model.drop(id);
         Ok(())
     }
 
-    async fn rename(&self, target: Option<&Member>, model: &mut Model) -> Result<()> {
+    async fn rename(&self, target: Option<Place<'_>>, model: &mut Model) -> Result<()> {
         let Some((id, known)) = self.id.and_then(|id| Some((id, model.get(id)?))) else { return Ok(()) };
         let to = self.text("to")?;
         let (db, name) = to.split_once('.').ok_or_else(|| self.malformed("to"))?;
@@ -121,10 +127,11 @@ impl<'a> Command<'a> {
         // The log names the collection in the way by its identifier, which is another one on the target.
         let drop_target = !matches!(self.o.get("dropTarget"), None | Some(Bson::Boolean(false)));
         let command = doc! { "renameCollection": &from, "to": to, "dropTarget": drop_target };
-        if let Some(target) = target {
+        if let Some((target, repeated)) = target {
             match target.admin(command, &format!("renaming {from} to {to}")).await {
-                // An interrupted restore may have renamed it already.
-                Err(error) if error.code() == Some(NAMESPACE_NOT_FOUND) => {}
+                // Since nothing has happened after it, the collection is gone from its old name only if it has the new one.
+                Err(error) if repeated && error.code() == Some(NAMESPACE_NOT_FOUND) => {}
+                Err(error) if error.code().is_some() => return Err(self.failed(&error)),
                 other => drop(other?),
             }
         }
@@ -133,27 +140,28 @@ impl<'a> Command<'a> {
     }
 
     /// A command whose first value is the name of a collection.
-    async fn on_collection(&self, target: Option<&Member>, model: &Model, mut command: Document) -> Result<()> {
+    async fn on_collection(&self, target: Option<Place<'_>>, model: &Model, mut command: Document) -> Result<()> {
         let Some(known) = self.id.and_then(|id| model.get(id)) else { return Ok(()) };
         command.insert(self.name, &known.name);
         self.apply(target, command, &[NAMESPACE_NOT_FOUND]).await
     }
 
     /// Sends it the way the log holds it, which is allowed where the command itself would not be.
-    async fn apply(&self, target: Option<&Member>, command: Document, accepted: &[i32]) -> Result<()> {
-        let Some(target) = target else { return Ok(()) };
+    async fn apply(&self, target: Option<Place<'_>>, command: Document, accepted: &[i32]) -> Result<()> {
+        let Some((target, _)) = target else { return Ok(()) };
         let operation = doc! { "op": "c", "ns": format!("{}.$cmd", self.db), "o": command };
         let operation = RawDocumentBuf::try_from(&operation).map_err(|error| Error::answer("replaying", error))?;
         match send(target, std::iter::once(&operation)).await {
             Ok(()) => Ok(()),
             Err(error) if error.code().is_some_and(|code| accepted.contains(&code)) => Ok(()),
             Err(error) if error.code().is_none() => Err(error),
-            Err(error) => Err(Error::Replay {
-                operation: format!("{} in {}", self.name, self.db),
-                at: self.at.to_string(),
-                why: error.to_string(),
-            }),
+            Err(error) => Err(self.failed(&error)),
         }
+    }
+
+    fn failed(&self, error: &Error) -> Error {
+        let operation = format!("{} in {}", self.name, self.db);
+        Error::Replay { operation, at: self.at.to_string(), why: error.to_string() }
     }
 
     fn text(&self, key: &str) -> Result<&str> {

@@ -55,7 +55,12 @@ impl Lanes {
     pub async fn write(&mut self, hash: u64, ready: Ready) -> Result<()> {
         let at = usize::try_from(hash % LANES as u64).unwrap_or(0);
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
-        lane.bytes += ready.operation.as_bytes().len();
+        let bytes = ready.operation.as_bytes().len();
+        // A document of the largest size fills a command by itself.
+        if lane.bytes + bytes > BATCH_BYTES {
+            lane.send_batch().await?;
+        }
+        lane.bytes += bytes;
         lane.batch.push(ready);
         if lane.batch.len() >= BATCH_WRITES || lane.bytes >= BATCH_BYTES {
             lane.send_batch().await?;

@@ -8,6 +8,7 @@ mod ddl;
 mod lanes;
 pub mod model;
 pub mod operation;
+pub mod progress;
 mod transactions;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,6 +19,7 @@ use self::ddl::Command;
 use self::lanes::{Lanes, Ready};
 use self::model::Model;
 use self::operation::{Write, hash_id};
+use self::progress::{Progress, Reached};
 use self::transactions::Transactions;
 use crate::base::inventory::is_kept;
 use crate::commands::{Policy, policy};
@@ -44,11 +46,9 @@ pub struct Counts {
 pub struct Range {
     /// Every write up to here is in the base.
     pub base: Stamp,
-    /// Every write up to here is on the target already. Commands between the two are only noted, to know which
-    /// collections there are.
-    pub done: Stamp,
-    /// Up to here the target may be ahead of the log: an interrupted restore had come so far.
-    pub doubtful: Stamp,
+    /// What is on the target already. Commands between the base and there are only noted, to know which collections
+    /// there are.
+    pub before: Reached,
     /// The cut to arrive at: everything before it is applied, and nothing else.
     pub cut: MongoPosition,
 }
@@ -60,6 +60,9 @@ pub struct Replay {
     model: Model,
     transactions: Transactions,
     range: Range,
+    progress: Progress,
+    /// True if the entry that is being applied held a command.
+    commanded: bool,
     /// The last entry that was read.
     last: Option<OpTime>,
     counts: Counts,
@@ -67,7 +70,7 @@ pub struct Replay {
 
 impl Replay {
     /// A replay onto a target that holds what `model` says.
-    pub fn new(target: Member, model: Model, range: Range) -> Self {
+    pub fn new(target: Member, model: Model, range: Range, progress: Progress) -> Self {
         let lanes = Lanes::new(&target);
         Self {
             target,
@@ -75,13 +78,16 @@ impl Replay {
             model,
             transactions: Transactions::default(),
             range,
+            progress,
+            commanded: false,
             last: None,
             counts: Counts::default(),
         }
     }
 
-    /// Applies the entries of one segment; false once an entry lies behind the cut.
-    pub async fn feed(&mut self, bytes: &[u8]) -> Result<bool> {
+    /// Applies the entries of one segment, which are expected to lie before `end`; false once one lies behind the cut.
+    pub async fn feed(&mut self, bytes: &[u8], end: Stamp) -> Result<bool> {
+        let end = end.min(self.range.cut.stamp).previous();
         for entry in Entries::new(bytes) {
             let entry = entry?;
             if !(entry.optime.before() < self.range.cut) {
@@ -93,9 +99,37 @@ impl Replay {
             }
             self.last = Some(entry.optime);
             self.counts.entries += 1;
-            self.entry(&entry).await?;
+            self.noted(&entry, end.max(entry.optime.stamp)).await?;
         }
         Ok(true)
+    }
+
+    /// Applies an entry so that an interruption leaves no doubt about its commands. Nothing behind `end` is sent before
+    /// the next note.
+    async fn noted(&mut self, entry: &Entry<'_>, end: Stamp) -> Result<()> {
+        let at = entry.optime.stamp;
+        let known = self.progress.reached();
+        if !self.is_done(entry.optime) && at > known.sent {
+            self.progress.note(Reached { sent: end, ..known }).await?;
+        }
+        self.entry(entry).await?;
+        if std::mem::take(&mut self.commanded) {
+            // What follows the command within a transaction belongs to it.
+            self.lanes.barrier().await?;
+            self.progress.note(Reached { done: at, sent: end }).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes how far it is, from time to time: less is repeated after an interruption.
+    pub async fn note_if_due(&mut self) -> Result<()> {
+        match self.last {
+            Some(last) if self.progress.is_due() && !self.is_done(last) => {
+                self.lanes.barrier().await?;
+                self.progress.note(Reached::exactly(last.stamp)).await
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until all that was fed is applied.
@@ -208,7 +242,8 @@ impl Replay {
         {
             hash_id(id, &mut hasher);
         }
-        let tolerant = at.stamp <= self.range.doubtful || known.until.is_some_and(|until| at.stamp <= until);
+        // Newer than the log: what an interrupted restore had sent, and what was read late.
+        let tolerant = self.range.before.is_in_doubt(at.stamp) || known.until.is_some_and(|until| at.stamp <= until);
         self.counts.writes += 1;
         let ready = Ready { operation: write.to_operation(&known.ns()), at, tolerant };
         self.lanes.write(hasher.finish(), ready).await
@@ -233,12 +268,18 @@ impl Replay {
             return Ok(());
         }
         self.counts.commands += 1;
-        let target = (!self.is_done(at)).then(|| self.target.clone());
+        if self.is_done(at) {
+            return command.run(None, &mut self.model).await;
+        }
         self.lanes.barrier().await?;
-        command.run(target.as_ref(), &mut self.model).await
+        self.commanded = true;
+        let before = at.stamp.previous();
+        self.progress.note(Reached { done: before, sent: at.stamp }).await?;
+        let repeated = self.range.before.done == before && self.range.before.is_in_doubt(at.stamp);
+        command.run(Some((&self.target, repeated)), &mut self.model).await
     }
 
     fn is_done(&self, at: OpTime) -> bool {
-        at.stamp <= self.range.done
+        at.stamp <= self.range.before.done
     }
 }

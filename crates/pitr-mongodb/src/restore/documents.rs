@@ -165,19 +165,25 @@ impl Part {
     /// Whole documents for one batch; `None` while there are too few, unless these are the last.
     fn batch(&mut self) -> Result<Option<(Vec<u8>, u64)>> {
         let (mut end, mut documents) = (0, 0);
-        while documents < BATCH_WRITES as u64 && end < BATCH_BYTES {
+        let mut full = false;
+        while !full {
             let rest = self.open.get(end..).unwrap_or_default();
             let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) else { break };
             if !(5..=MAX_ENTRY).contains(&length) {
                 return Err(Error::Base(format!("it holds a document of {length} bytes")));
+            }
+            // A document of the largest size fills a command by itself.
+            if documents > 0 && end + length > BATCH_BYTES {
+                full = true;
+                break;
             }
             if rest.len() < length {
                 break;
             }
             end += length;
             documents += 1;
+            full = documents >= BATCH_WRITES as u64 || end >= BATCH_BYTES;
         }
-        let full = documents >= BATCH_WRITES as u64 || end >= BATCH_BYTES;
         if documents == 0 || !full && self.next < self.total {
             return Ok(None);
         }

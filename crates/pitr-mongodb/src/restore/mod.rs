@@ -16,17 +16,16 @@ use pitr_core::ports::{BaseReader, Recovery, Restorer, SegmentReader};
 use pitr_core::{PortError, Span};
 
 use self::documents::Documents;
-use self::target::{Identity, Stage};
+use self::target::Stage;
 use crate::base::catalog::{Collection, Header, catalog_path};
-use crate::commands::{Policy, policy};
 use crate::connect::{Member, Prefer, Settings};
 use crate::engine::{Mongo, facts};
-use crate::entry::{Entries, Meaning, Op};
 use crate::error::{Error, Result};
-use crate::limits::CHECKPOINT;
 use crate::position::{MongoPosition, Stamp};
 use crate::replay::model::Model;
+use crate::replay::progress::{Identity, Progress, Reached, save};
 use crate::replay::{Counts, Range, Replay};
+use crate::scan::unreplayable;
 
 /// Restores into a server that runs.
 #[derive(Debug)]
@@ -81,18 +80,19 @@ impl MongoRestore {
         let stage = target::claim(&target, &identity).await?;
         target::stop_expiry(&target).await?;
 
-        let (documents, bytes) = match stage {
-            Stage::Log(_) => (0, 0),
+        let (reached_before, (documents, bytes)) = match stage {
+            Stage::Log(reached) => (reached, (0, 0)),
             Stage::New | Stage::Base => {
                 let loaded = lay_down(&target, &catalog, recovery, from, stage == Stage::Base).await?;
-                target::save(&target, &identity, Stage::Log(header.at.stamp)).await?;
-                loaded
+                let reached = Reached::exactly(header.at.stamp);
+                save(&target, &identity, Some(reached), true).await?;
+                (reached, loaded)
             }
         };
-        let done = if let Stage::Log(at) = stage { at } else { header.at.stamp };
-        let replayed = replay(&target, &identity, &catalog, (header.at.stamp, done), recovery, from).await?;
+        let progress = Progress::new(target.clone(), identity.clone(), reached_before);
+        let replayed = replay(&target, progress, &catalog, header.at.stamp, recovery, from).await?;
         // Once there are indexes, nothing may be applied again: on the way through other states they would not hold.
-        target::save(&target, &identity, Stage::Log(recovery.cut.stamp.previous())).await?;
+        save(&target, &identity, Some(Reached::exactly(recovery.cut.stamp.previous())), true).await?;
         let indexes = collections::build_indexes(&target, replayed.model()).await?;
         target::finish(&target).await?;
         Ok(RestoreReport {
@@ -166,23 +166,8 @@ async fn refuse_unreplayable<R: SegmentReader>(
     base: Stamp,
 ) -> Result<()> {
     for span in recovery.log.iter().filter(|span| span.facts.contains_key(facts::UNKNOWN)) {
-        for entry in Entries::new(&segment(span, from).await?) {
-            let entry = entry?;
-            if !(entry.optime.before() < recovery.cut) || entry.optime.stamp <= base {
-                continue;
-            }
-            let why = match (entry.meaning(), entry.op) {
-                (Meaning::Unknown(name), _) => Some((name, "this version of pitr does not know it")),
-                (_, Op::Command(name)) => match policy(name) {
-                    Policy::Refuse(why) => Some((name, why)),
-                    _ => None,
-                },
-                _ => None,
-            };
-            if let Some((name, why)) = why {
-                let at = entry.optime.to_string();
-                return Err(Error::Unreplayable { operation: name.to_owned(), at, why: why.to_owned() });
-            }
+        if let Some(refusal) = unreplayable(&segment(span, from).await?, base, recovery.cut)? {
+            return Err(refusal);
         }
     }
     Ok(())
@@ -212,29 +197,20 @@ async fn lay_down<R: BaseReader>(
 
 async fn replay<R: SegmentReader>(
     target: &Member,
-    identity: &Identity,
+    progress: Progress,
     catalog: &[Collection],
-    (base, done): (Stamp, Stamp),
+    base: Stamp,
     recovery: &Recovery<MongoPosition>,
     from: &R,
 ) -> Result<Replay> {
-    // Nobody knows how far an interrupted replay came after its last note.
-    let doubtful = if done > base { recovery.cut.stamp } else { base };
-    let range = Range { base, done, doubtful, cut: recovery.cut };
-    let mut replay = Replay::new(target.clone(), Model::of_base(catalog), range);
-    let mut noted = std::time::Instant::now();
+    let range = Range { base, before: progress.reached(), cut: recovery.cut };
+    let mut replay = Replay::new(target.clone(), Model::of_base(catalog), range, progress);
     for span in &recovery.log {
-        let more = replay.feed(&segment(span, from).await?).await?;
+        let more = replay.feed(&segment(span, from).await?, span.end.stamp).await?;
         if !more {
             break;
         }
-        if noted.elapsed() >= CHECKPOINT
-            && let Some(last) = replay.last().filter(|last| last.stamp > done)
-        {
-            replay.settle().await?;
-            target::save(target, identity, Stage::Log(last.stamp)).await?;
-            noted = std::time::Instant::now();
-        }
+        replay.note_if_due().await?;
     }
     replay.settle().await?;
     Ok(replay)

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use mongodb::bson::doc;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 use crate::connect::{Member, Prefer, Settings};
@@ -18,6 +19,8 @@ use crate::limits::{LOG_TAIL, SERVER_POLL, SERVER_START, SERVER_STOP};
 const MARKER: &str = "pitr.unfinished";
 const SOCKET: &str = "pitr.sock";
 const LOG: &str = "pitr.log";
+/// Where a server writes its process number.
+const LOCK: &str = "mongod.lock";
 
 /// A `mongod` that runs on a directory while it is restored.
 #[derive(Debug)]
@@ -30,6 +33,18 @@ impl Server {
     /// Takes the directory and starts a server on it. `program` is `mongod` or the path of one.
     pub async fn start(dir: &Path, program: &Path) -> Result<Self> {
         claim(dir)?;
+        end_orphan(dir).await?;
+        match Self::launch(dir, program).await {
+            // One that had not yet locked the directory when we looked.
+            Err(_) if server_on(dir).is_some() => {
+                end_orphan(dir).await?;
+                Self::launch(dir, program).await
+            }
+            launched => launched,
+        }
+    }
+
+    async fn launch(dir: &Path, program: &Path) -> Result<Self> {
         let socket = dir.join(SOCKET);
         let mut command = Command::new(program);
         command.arg("--dbpath").arg(dir).arg("--bind_ip").arg(&socket).arg("--logpath").arg(dir.join(LOG));
@@ -123,6 +138,39 @@ impl Drop for Server {
             let _ = self.process.wait();
         }
     }
+}
+
+/// Shuts down a server that outlived the restore which had started it: two cannot run on one directory. By a signal, since it
+/// may be starting, and since another server may have taken its socket before it found the directory locked.
+async fn end_orphan(dir: &Path) -> Result<()> {
+    let begun = Instant::now();
+    let mut asked = None;
+    while let Some(orphan) = server_on(dir) {
+        if asked != Some(orphan) {
+            match kill_process(orphan, Signal::TERM) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => asked = Some(orphan),
+                Err(error) => {
+                    return Err(std::io::Error::from(error)).doing("ending the mongod of an interrupted restore");
+                }
+            }
+        }
+        if begun.elapsed() > SERVER_STOP {
+            return Err(Error::Target {
+                what: format!("a mongod runs on {} and does not shut down", dir.display()),
+                hint: "end it, then repeat the same command".to_owned(),
+            });
+        }
+        sleep(SERVER_POLL).await;
+    }
+    Ok(())
+}
+
+/// The process that the lock of the directory names, if it is alive and a server on this directory.
+fn server_on(dir: &Path) -> Option<Pid> {
+    let number: i32 = fs::read_to_string(dir.join(LOCK)).ok()?.trim().parse().ok()?;
+    let arguments = fs::read(format!("/proc/{number}/cmdline")).ok()?;
+    let of_dir = arguments.split(|byte| *byte == 0).any(|argument| argument == dir.as_os_str().as_encoded_bytes());
+    of_dir.then(|| Pid::from_raw(number)).flatten()
 }
 
 /// Makes the directory, or takes one that is empty or that an unfinished restore left.

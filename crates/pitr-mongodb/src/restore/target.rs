@@ -1,25 +1,14 @@
 //! The server that is restored into: it must be empty, or hold what an interrupted restore of the same left.
 
+use std::time::Instant;
+
 use mongodb::bson::{Bson, Document, doc};
+use tokio::time::sleep;
 
 use crate::connect::{Member, find_one};
 use crate::error::{Error, Result};
-use crate::position::Stamp;
-
-/// Where a restore keeps what it needs to go on after an interruption. Gone when it is complete.
-const DB: &str = "pitr_restore";
-const STATE: &str = "state";
-
-/// What the restore is of: another one must not go on where this one stopped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The base.
-    pub base: String,
-    /// The history.
-    pub lineage: String,
-    /// The cut.
-    pub cut: String,
-}
+use crate::limits::{APPLICATION_NAME, OUTLIVE_TIMEOUT, SERVER_POLL};
+use crate::replay::progress::{DB, Identity, Reached, STATE, save};
 
 /// How far a restore had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +17,8 @@ pub enum Stage {
     New,
     /// Documents of the base are being laid down.
     Base,
-    /// Log is being applied; everything up to here is.
-    Log(Stamp),
+    /// Log is being applied; so much of it is.
+    Log(Reached),
 }
 
 /// Looks at the target, and refuses one that holds anything else.
@@ -37,7 +26,7 @@ pub async fn claim(target: &Member, identity: &Identity) -> Result<Stage> {
     let state = find_one(target, DB, STATE, doc! {}).await?;
     let Some(state) = state else {
         refuse_content(target).await?;
-        save(target, identity, Stage::Base).await?;
+        save(target, identity, None, true).await?;
         return Ok(Stage::New);
     };
     let text = |key: &str| state.get_str(key).unwrap_or_default().to_owned();
@@ -51,7 +40,40 @@ pub async fn claim(target: &Member, identity: &Identity) -> Result<Stage> {
             hint: "finish that one with the same command, or give an empty server".to_owned(),
         });
     }
-    Ok(state.get_timestamp("at").map_or(Stage::Base, |at| Stage::Log(at.into())))
+    outlive(target).await?;
+    // Read again: what was still running may have been the note itself.
+    let state = find_one(target, DB, STATE, doc! {}).await?.unwrap_or(state);
+    Ok(Reached::from_document(&state).map_or(Stage::Base, Stage::Log))
+}
+
+/// Waits for what an interrupted restore has left running: a server finishes a command whose client is gone.
+async fn outlive(target: &Member) -> Result<()> {
+    let doing = "looking for writes of an interrupted restore";
+    let names = ["applyOps", "insert", "update", "create", "createIndexes", "renameCollection"];
+    let writing: Vec<Document> =
+        names.iter().map(|name| doc! { format!("command.{name}"): { "$exists": true } }).collect();
+    let command = doc! {
+        "aggregate": 1, "cursor": {},
+        "pipeline": [
+            { "$currentOp": { "allUsers": true } },
+            { "$match": { "appName": APPLICATION_NAME, "active": true, "$or": writing } },
+        ],
+    };
+    let begun = Instant::now();
+    loop {
+        let answer = target.admin(command.clone(), doing).await?;
+        let running = answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+        if running.map_err(|error| Error::answer(doing, error))?.is_empty() {
+            return Ok(());
+        }
+        if begun.elapsed() > OUTLIVE_TIMEOUT {
+            return Err(Error::Target {
+                what: format!("{} still carries out writes of another restore", target.host),
+                hint: "wait until that one has ended, or end it with db.killOp()".to_owned(),
+            });
+        }
+        sleep(SERVER_POLL).await;
+    }
 }
 
 async fn refuse_content(target: &Member) -> Result<()> {
@@ -79,19 +101,6 @@ async fn refuse_content(target: &Member) -> Result<()> {
         what: format!("{} is not empty: it has {}", target.host, found.join(", ")),
         hint: "restore into a new replica set or a new standalone server".to_owned(),
     })
-}
-
-/// Notes how far the restore has come.
-pub async fn save(target: &Member, identity: &Identity, stage: Stage) -> Result<()> {
-    let mut state = doc! {
-        "_id": "restore", "base": &identity.base, "lineage": &identity.lineage, "cut": &identity.cut,
-    };
-    if let Stage::Log(at) = stage {
-        state.insert("at", mongodb::bson::Timestamp::from(at));
-    }
-    let update: Document = doc! { "q": { "_id": "restore" }, "u": state, "upsert": true };
-    let command = doc! { "update": STATE, "updates": [update], "writeConcern": { "w": 1, "j": true } };
-    target.run(DB, command, "noting how far the restore is").await.map(drop)
 }
 
 /// Removes the note: the restore is complete.
