@@ -27,13 +27,15 @@ pub struct MongoSetup {
     pub members: usize,
     /// Size of the oplog in MiB; servers accept 990 at least, through `replSetResizeOplog`.
     pub oplog_mib: u32,
+    /// Size of the storage engine's cache, in MiB. A transaction must fit into it.
+    pub cache_mib: u32,
     /// Further arguments of `mongod`.
     pub arguments: Vec<String>,
 }
 
 impl Default for MongoSetup {
     fn default() -> Self {
-        Self { version: DEFAULT_VERSION.into(), members: 1, oplog_mib: 0, arguments: Vec::new() }
+        Self { version: DEFAULT_VERSION.into(), members: 1, oplog_mib: 0, cache_mib: 256, arguments: Vec::new() }
     }
 }
 
@@ -198,6 +200,7 @@ impl Mongod {
         if let Some(set) = set {
             arguments.extend(["--replSet".to_owned(), set.to_owned()]);
         }
+        arguments.extend(["--wiredTigerCacheSizeGB".to_owned(), (f64::from(setup.cache_mib) / 1024.0).to_string()]);
         if setup.oplog_mib > 0 {
             arguments.extend(["--oplogSize".to_owned(), setup.oplog_mib.to_string()]);
         }
@@ -209,7 +212,7 @@ impl Mongod {
     pub fn launch(&mut self) -> Result<()> {
         let mut command = self.account.command(&self.program);
         command.arg("--dbpath").arg(&self.home).args(["--port", &self.port.to_string()]);
-        command.args(["--bind_ip", "127.0.0.1", "--wiredTigerCacheSizeGB", "0.25", "--nounixsocket"]);
+        command.args(["--bind_ip", "127.0.0.1", "--nounixsocket"]);
         command.arg("--logpath").arg(self.home.join("log")).arg("--logappend").args(&self.arguments);
         if let Some(libraries) = programs::openssl_1_1() {
             command.env("LD_LIBRARY_PATH", libraries);
@@ -320,3 +323,32 @@ pub async fn expect_equal(source: &Mongo, restored: &Mongo) -> Result<()> {
     }
     Ok(())
 }
+
+/// Runs a script for `mongosh` against a server: evaluates it with a `db` that only notes what it would do, then does that.
+/// `again` makes it believe that roles and users exist.
+pub async fn run_script(root: &Client, script: &str, password: &str, again: bool) -> Result<()> {
+    let (node, _) = programs::azurite()?;
+    let output = Command::new(node).args(["-e", MONGOSH, script, password, &again.to_string()]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let commands: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    ensure!(commands.len() == 2, "the script does {commands:?}");
+    for command in commands {
+        let command = mongodb::bson::serialize_to_document(&command)?;
+        root.database("admin").run_command(command).await?;
+    }
+    Ok(())
+}
+
+/// The part of `mongosh` that scripts with roles need.
+const MONGOSH: &str = r#"
+const [script, password, again] = process.argv.slice(1);
+const done = [];
+const named = (verb, name, { role, user, ...rest }) => done.push({ [verb]: name ?? role ?? user, ...rest });
+const admin = {
+  getRole: () => again === "true", getUser: () => again === "true",
+  createRole: role => named("createRole", null, role), updateRole: (name, role) => named("updateRole", name, role),
+  createUser: user => named("createUser", null, user), updateUser: (name, user) => named("updateUser", name, user),
+};
+new Function("db", "passwordPrompt", script)({ getSiblingDB: () => admin }, () => password);
+console.log(JSON.stringify(done));
+"#;

@@ -23,6 +23,9 @@ pub struct Args {
     /// Replay the run that printed this seed
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
+    /// Version of MongoDB for the tests that take any: 4.4.2, 5.0.4, 6.0.5, 6.0.27
+    #[arg(long, value_name = "VERSION")]
+    mongodb: Option<String>,
     /// Where the servers come from: local or containers
     #[arg(long, value_name = "PROVIDER")]
     servers: Option<String>,
@@ -53,6 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     for (name, value) in [
         ("PITR_TARGETS", args.targets.map(|n| n.to_string())),
         ("PITR_SEED", args.seed.map(|n| n.to_string())),
+        ("PITR_MONGODB", args.mongodb.clone()),
         ("PITR_TEST_SERVERS", args.servers.clone()),
     ] {
         if let Some(value) = value {

@@ -6,6 +6,9 @@
 mod base;
 mod cluster;
 mod measure;
+mod mongo;
+mod mongo_base;
+mod mongo_log;
 mod peer;
 mod replay;
 mod stream;
@@ -23,7 +26,7 @@ struct Options {
     size_mib: u64,
     /// Runs of each side.
     runs: usize,
-    /// Only this part: wal, base, replay, stream, commits.
+    /// Only this part: wal, base, replay, stream, commits; mongo-tail, mongo-replay, mongo-dump.
     only: Option<String>,
     /// Encrypt our side (pgBackRest stays plain).
     encrypted: bool,
@@ -58,6 +61,12 @@ async fn main() -> Result<()> {
     }
     if ["stream", "commits"].iter().any(|part| options.wants(part)) {
         println!("{}", stream::run(&scratch, &options).await?);
+    }
+    if ["mongo-tail", "mongo-replay"].iter().any(|part| options.wants(part)) {
+        println!("{}", mongo_log::run(&scratch, &options).await?);
+    }
+    if options.wants("mongo-dump") {
+        println!("{}", mongo_base::run(&scratch, &options).await?);
     }
     Ok(())
 }
