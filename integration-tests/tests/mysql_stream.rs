@@ -1,4 +1,6 @@
 //! `pitr stream` from real MySQL and MariaDB servers: the archive holds their log, byte for byte, whatever happens.
+//!
+//! `PITR_LOG_MIB=1024` compares as much more of it.
 #![allow(missing_docs)]
 
 use anyhow::{Context, Result, ensure};
@@ -36,6 +38,17 @@ impl Place {
     fn insert(&self, rows: u32) -> Result<()> {
         let statements: String = (0..rows).map(|row| format!("INSERT INTO d.t (v) VALUES ('row {row}');\n")).collect();
         self.server.sql(&statements).map(drop)
+    }
+
+    /// Rows of half a mebibyte, in transactions of several sizes.
+    fn insert_mib(&self, mib: u32) -> Result<()> {
+        let row = "INSERT INTO d.t (v) VALUES (REPEAT('0123456789abcdef', 32768));";
+        for batch in 0..mib.div_ceil(8) {
+            let several = row.repeat(16);
+            let statements = if batch % 2 == 0 { several } else { format!("BEGIN; {several} COMMIT") };
+            self.server.sql(&statements)?;
+        }
+        Ok(())
     }
 
     /// The histories in the archive, oldest first.
@@ -77,6 +90,13 @@ async fn archived_segments_are_the_files(flavour: Flavour) -> Result<()> {
     place.flush().await?;
     place.insert(50)?;
     place.caught_up(&streamer).await?;
+    // What is committed is durable in the archive about a second later.
+    let begun = std::time::Instant::now();
+    place.insert(1)?;
+    place.caught_up(&streamer).await?;
+    eprintln!("{}: archived after {:.2} s", flavour.engine(), begun.elapsed().as_secs_f64());
+    ensure!(begun.elapsed() < std::time::Duration::from_secs(5), "a tail took {:?}", begun.elapsed());
+    place.insert_mib(std::env::var("PITR_LOG_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(40))?;
     // pitr dies in the middle, and goes on.
     streamer.kill()?;
     place.insert(30)?;

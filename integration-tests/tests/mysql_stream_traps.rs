@@ -193,3 +193,65 @@ async fn a_commit_that_mariadb_waited_for_is_in_the_archive() -> Result<()> {
     ];
     a_confirmed_commit_is_in_the_archive(Flavour::Mariadb, &options).await
 }
+
+/// On disk the files are encrypted; what the server sends is not, and the stock tool gets the same.
+#[tokio::test]
+async fn an_encrypted_log_of_mysql_is_archived_as_the_stock_tool_gets_it() -> Result<()> {
+    let scratch = Scratch::new("encrypted")?;
+    let mut server = Mysql::create(&scratch, "a", &MysqlSetup::of(Flavour::Mysql).with(["--binlog-encryption=ON"]))?;
+    let keys = scratch.make("keys")?.join("ring");
+    scratch.write("a/mysqld.my", "{\"components\": \"file://component_keyring_file\"}")?;
+    let path = format!("{{\"path\": {:?}, \"read_only\": false}}", keys.display().to_string());
+    scratch.write("a/component_keyring_file.cnf", &path)?;
+    server.start().await?;
+    server.sql(TABLE)?;
+    let pitr = Pitr::of_engine(&scratch, "mysql", &server.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    insert(&server, 20)?;
+    let (first, _) = server.log_end()?;
+    server.sql("FLUSH BINARY LOGS")?;
+    insert(&server, 3)?;
+    binlogs::caught_up(&server, &pitr, &streamer).await?;
+    // The server goes away in the middle of a file, and the stream goes on in it.
+    let mut streamer = streamer;
+    streamer.kill()?;
+    insert(&server, 3)?;
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    binlogs::caught_up(&server, &pitr, &streamer).await?;
+    assert_eq!(&std::fs::read(server.data().join(&first))?[..4], b"\xfdbin", "the file is encrypted");
+
+    let raw = scratch.make("raw")?;
+    let mut tool = server.binlog_tool();
+    tool.args(["--read-from-remote-server", "--raw", "--to-last-log", "--user=root"]);
+    tool.arg(format!("--socket={}", server.socket().display())).arg(format!("--result-file={}/", raw.display()));
+    integration_tests::succeed(tool.arg(&first))?;
+    let files = binlogs::files(&pitr, Flavour::Mysql).await?;
+    assert_eq!(files.len(), 2);
+    for ((_, name), ours) in &files {
+        ensure!(std::fs::read(raw.join(name))? == *ours, "{name} differs from what the stock tool gets");
+    }
+    assert_eq!(binlogs::catalog(&pitr, Flavour::Mysql).await?.lineages.len(), 1);
+    Ok(())
+}
+
+/// A server that removes its log sooner than the archive follows is warned of.
+#[tokio::test]
+async fn log_that_expires_before_it_is_archived_is_warned_of() -> Result<()> {
+    let scratch = Scratch::new("expiry")?;
+    let server = server(&scratch, "a", Flavour::Mysql, 1, &[]).await?;
+    server.sql(TABLE)?;
+    let pitr = Pitr::of_engine(&scratch, "mysql", &server.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    insert(&server, 3)?;
+    binlogs::caught_up(&server, &pitr, &streamer).await?;
+    streamer.kill()?;
+    server.sql("SET GLOBAL binlog_expire_logs_seconds = 2")?;
+    // Half of that.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    insert(&server, 3)?;
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("the server removes its log after").await?;
+    binlogs::caught_up(&server, &pitr, &streamer).await
+}

@@ -15,6 +15,12 @@ pub const PREFETCH_CONCURRENCY: usize = 2;
 /// No file that PostgreSQL archives is larger: the largest segment size there is.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
+/// How often `backup` begins anew because the server altered tables meanwhile, or something else was in the way.
+pub const BACKUP_ATTEMPTS: u32 = 6;
+
+/// Pause before the second attempt; before the third twice as long, and so on.
+pub const BACKUP_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// How soon `backup` looks again whether the log that its base needs has arrived, at first; each time twice as long.
 pub const WAIT_FOR_LOG_POLL: std::time::Duration = std::time::Duration::from_millis(250);
 
@@ -41,10 +47,11 @@ pub const FLUSH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1
 /// How often a stream without work gives a sign of life.
 pub const PULSE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Pause before the first try to begin a stream again, and the longest one.
+/// Pause before the first try to begin a stream again, and the longest one: log that is not archived yet may be lost with
+/// its server, so a server that is back must not wait for us.
 pub const RECONNECT_FIRST_PAUSE: std::time::Duration = std::time::Duration::from_millis(250);
 /// See [`RECONNECT_FIRST_PAUSE`].
-pub const RECONNECT_MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(30);
+pub const RECONNECT_MAX_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// A watched WAL directory is looked at this often, in case that a change was missed,
 pub const WATCH_RESCAN: std::time::Duration = std::time::Duration::from_secs(10);

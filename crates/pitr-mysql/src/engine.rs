@@ -18,11 +18,11 @@ pub mod facts {
     /// Lineage: what comes before the number in the names of its files: `binlog`.
     pub const BASE_NAME: &str = "base_name";
 
-    /// Segment: name of its file: `binlog.000012`.
+    /// Segment: name of its file: `binlog.000012`. Lineage: name of its first file.
     pub const FILE: &str = "file";
     /// Segment: offset of its first byte in the file, decimal.
     pub const OFFSET: &str = "offset";
-    /// Segment: the format description event of its file, whole, in hexadecimal.
+    /// Segment: the format description event of its file, whole, in hexadecimal. Lineage: that of its first file.
     pub const FORMAT: &str = "format";
     /// Segment: offset in the file of the first event that begins in it; absent if none does.
     pub const FIRST: &str = "first";

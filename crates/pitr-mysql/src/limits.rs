@@ -105,8 +105,11 @@ pub const MAX_GTID_EVENT: u32 = 4 << 10;
 /// Largest packet that a replica sends us, in bytes: the set of what it has.
 pub const MAX_REPLICA_PACKET: usize = 64 << 20;
 
-/// Segments that are read from the archive while one is being sent to the replica.
-pub const SEGMENTS_AHEAD: usize = 3;
+/// Segments that are read from the archive while one is being sent to the replica. Each may have [`LONGEST_WHOLE`] bytes.
+pub const SEGMENTS_AHEAD: usize = 2;
+
+/// How often a replica that is sent nothing gets a sign of life: several times within the 60 s after which it gives us up.
+pub const REPLAY_HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Time between two looks at how far the restored server has come.
 pub const REPLAY_POLL: Duration = Duration::from_millis(50);
@@ -143,6 +146,9 @@ pub const SERVER_START: Duration = Duration::from_secs(1800);
 
 /// Time for it to stop in good order, with everything written.
 pub const SERVER_STOP: Duration = Duration::from_secs(1800);
+
+/// Time for a killed server to be gone.
+pub const ORPHAN_STOP: Duration = Duration::from_secs(60);
 
 /// Time between two looks at it.
 pub const SERVER_POLL: Duration = Duration::from_millis(100);

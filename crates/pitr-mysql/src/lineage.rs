@@ -76,6 +76,8 @@ impl History {
             (facts::SERVER_ID.to_owned(), server.server_id.to_string()),
             (facts::VERSION.to_owned(), server.version.clone()),
             (facts::BASE_NAME.to_owned(), head.file.base.clone()),
+            (facts::FILE.to_owned(), head.file.to_string()),
+            (facts::FORMAT.to_owned(), hex::encode(&head.format)),
         ]);
         if let Some(uuid) = &server.uuid {
             facts.insert(facts::SERVER_UUID.to_owned(), uuid.clone());

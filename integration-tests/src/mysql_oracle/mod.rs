@@ -6,6 +6,7 @@
 
 pub mod load;
 mod log;
+pub mod shapes;
 
 use std::collections::BTreeSet;
 use std::fmt;

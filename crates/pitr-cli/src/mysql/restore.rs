@@ -119,6 +119,7 @@ fn done<E: Product<Position = BinlogPosition>>(
         ("tables".to_owned(), json!(report.tables)),
         ("rows".to_owned(), json!(report.rows)),
         ("replayed_bytes".to_owned(), json!(report.replayed.bytes)),
+        ("replay_seconds".to_owned(), json!(report.replay_time.as_secs_f64())),
         ("executed".to_owned(), json!(executed)),
         ("prepared".to_owned(), json!(report.replayed.prepared)),
         ("resumed".to_owned(), json!(report.resumed)),

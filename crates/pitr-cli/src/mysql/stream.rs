@@ -49,6 +49,9 @@ impl<E: Product<Position = BinlogPosition>> Upstream for BinlogUpstream<E> {
         let archived = archived::<E>(archive).await?;
         let found = find(&self.settings, &self.replica, archived.as_ref()).await?;
         register::<E>(archive, &found).await?;
+        for notice in &found.notices {
+            tracing::warn!(source = archive.name().as_str(), "{notice}");
+        }
         for alarm in &found.alarms {
             tracing::error!(
                 source = archive.name().as_str(),

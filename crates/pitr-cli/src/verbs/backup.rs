@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
+use indicatif::ProgressBar;
 use pitr_archive::base::{BaseOptions, BaseWriter, BaseWritten};
 use pitr_archive::{SourceArchive, Store, leftovers};
-use pitr_core::{LineageId, Position};
+use pitr_core::{ErrorKind, LineageId, Position};
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::cli::Backup;
 use crate::context::{Context, Purpose};
-use crate::engine::{Product, Site, by_engine};
+use crate::engine::{Product, Site, Taken, by_engine};
 use crate::failure::{During, Failure};
-use crate::limits::{LEFTOVER_AGE, WAIT_FOR_LOG_MAX_POLL, WAIT_FOR_LOG_POLL};
+use crate::limits::{BACKUP_ATTEMPTS, BACKUP_PAUSE, LEFTOVER_AGE, WAIT_FOR_LOG_MAX_POLL, WAIT_FOR_LOG_POLL};
 use crate::planning::{describe, refuse_foreign_flags};
 use crate::report::{Report, Warning};
 use crate::{progress, time};
@@ -27,10 +28,8 @@ async fn backup<E: Product>(site: Site<'_>, args: &Backup, quiet: bool) -> Resul
     let name = site.name;
     refuse_foreign_flags::<E>(&args.special_flags())?;
     let archive = site.context.source(name, Purpose::Write).await?;
-    let writer = BaseWriter::begin(archive.objects(), name, &BaseOptions::default()).await?;
-
     let bar = progress::bytes(&format!("backup {name}"), quiet);
-    let taken = E::backup(site, &archive, args, &writer, &bar).await.during(format!("backup of {name}"))?;
+    let (writer, taken) = take::<E>(site, args, &archive, &bar).await.during(format!("backup of {name}"))?;
     // Last: from here on the base exists.
     let written = writer.commit(taken.record).await.during("storing the base")?;
     bar.finish_and_clear();
@@ -43,6 +42,30 @@ async fn backup<E: Product>(site: Site<'_>, args: &Backup, quiet: bool) -> Resul
         report.warnings.push(log_missing::<E>(name, &written.base.consistent));
     }
     Ok(report)
+}
+
+/// Takes the base, and again from the begin where something that the server does meanwhile is in the way.
+async fn take<E: Product>(
+    site: Site<'_>,
+    args: &Backup,
+    archive: &SourceArchive,
+    bar: &ProgressBar,
+) -> Result<(BaseWriter, Taken<E::Position>), Failure> {
+    let mut attempt = 1;
+    loop {
+        let writer = BaseWriter::begin(archive.objects(), site.name, &BaseOptions::default()).await?;
+        match E::backup(site, archive, args, &writer, bar).await {
+            Ok(taken) => return Ok((writer, taken)),
+            Err(failure) if failure.kind == ErrorKind::Busy && attempt < BACKUP_ATTEMPTS => {
+                tracing::warn!(source = site.name, attempt, %failure, "taking the base again");
+                bar.reset();
+                // Each time longer: what is in the way may take a while.
+                sleep(BACKUP_PAUSE * attempt).await;
+                attempt += 1;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
 }
 
 /// What killed writers left in a local archive. It only costs space: failing to remove it is no failure of the backup.

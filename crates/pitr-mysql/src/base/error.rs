@@ -48,8 +48,9 @@ impl Classify for BaseError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NoBinlog | Self::Version(_) => ErrorKind::Refused,
-            // The same dump, begun again, is likely to succeed.
-            Self::DefinitionsChanged(_) | Self::LockTimeout(_) => ErrorKind::Unreachable,
+            // Somebody is altering tables: the same dump, begun again, is likely to succeed.
+            Self::DefinitionsChanged(_) => ErrorKind::Busy,
+            Self::LockTimeout(_) => ErrorKind::Unreachable,
             Self::PositionMoved { .. } | Self::SinkLost { .. } => ErrorKind::Integrity,
             Self::Odd(_) | Self::Worker(_) => ErrorKind::Failed,
         }

@@ -72,12 +72,16 @@ pub struct Coordinates {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// A tablespace of MySQL that tables may share.
+    Tablespace,
     /// `CREATE DATABASE`.
     Database,
     /// A sequence of MariaDB, with its next value.
     Sequence,
     /// `CREATE TABLE`; with foreign keys, which need not be satisfied while rows are loaded.
     Table,
+    /// A function of a loadable library, which the restored server must have.
+    Loadable,
     /// A stored function.
     Function,
     /// A stored procedure.

@@ -5,6 +5,7 @@
 //! written depends on what is stored alone, so the archive stores an unchanged table once.
 
 mod accounts;
+mod beside;
 mod copy;
 mod error;
 pub mod format;
@@ -24,6 +25,7 @@ use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
 use serde::Serialize;
 
 pub use self::accounts::account;
+pub use self::beside::SYSTEM_DATABASE;
 pub use self::error::BaseError;
 use self::format::{DEFINITIONS, Dump, TABLES, TableFiles};
 pub use self::rows::FILE_HEAD;
@@ -115,6 +117,11 @@ impl MyBaseBackup {
 
         let session = &mut snapshot.coordinator;
         let mut definitions = Lines::open(into, DEFINITIONS).await?;
+        for definition in beside::definitions(session, flavour).await? {
+            definitions.add(&definition).await?;
+        }
+        free.extend(beside::zones(session).await?);
+        warnings.extend(beside::left_out(session, flavour).await?);
         for database in schema::databases(session).await? {
             for definition in schema::definitions(session, &database).await? {
                 definitions.add(&definition).await?;

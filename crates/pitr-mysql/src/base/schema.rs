@@ -135,6 +135,8 @@ async fn show(session: &mut Sql, kind: Kind, schema: &str, object: &str, layout:
         Kind::Trigger => "TRIGGER",
         Kind::Event => "EVENT",
         Kind::Account => "USER",
+        Kind::Tablespace => "TABLESPACE",
+        Kind::Loadable => "FUNCTION",
     };
     let name = if kind == Kind::Database { quoted(schema) } else { format!("{}.{}", quoted(schema), quoted(object)) };
     let row = session.row(&format!("SHOW CREATE {word} {name}")).await?;

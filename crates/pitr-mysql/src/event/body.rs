@@ -116,11 +116,24 @@ pub struct MariaGtidEvent {
     pub gtid: MariaGtid,
     /// See the constants.
     pub flags: u8,
+    /// What it does with a definition that is changed in two phases.
+    pub phase: Option<Phase>,
+}
+
+/// A part of a definition that is changed in two phases (`binlog_alter_two_phase`): a transaction each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The change begins; nothing of it is visible.
+    Begin,
+    /// The change that began in this transaction, of the same domain and server, is committed or rolled back.
+    End(u64),
 }
 
 impl MariaGtidEvent {
     /// The transaction is the single statement that follows, without `BEGIN` and end.
     pub const STANDALONE: u8 = 1;
+    /// Eight bytes that name a group of commits follow.
+    const GROUP_COMMIT: u8 = 2;
     /// It holds a definition (DDL).
     pub const DDL: u8 = 32;
     /// It prepares an XA transaction.
@@ -133,7 +146,32 @@ impl MariaGtidEvent {
         let mut body = Bytes(event.body);
         let parsed = (|| Some((body.u64()?, body.u32()?, body.u8()?)))();
         let (sequence, domain, flags) = parsed.ok_or_else(|| event.malformed("it is too short for an identifier"))?;
-        Ok(Self { gtid: MariaGtid { domain, server: event.header.server_id, sequence }, flags })
+        let phase = Self::phase(&mut body, flags);
+        Ok(Self { gtid: MariaGtid { domain, server: event.header.server_id, sequence }, flags, phase })
+    }
+
+    /// Reads what follows the flags; older servers fill it with zeroes.
+    fn phase(body: &mut Bytes<'_>, flags: u8) -> Option<Phase> {
+        const SEVERAL_ENGINES: u8 = 1;
+        const BEGIN: u8 = 2;
+        const COMMIT_OR_ROLLBACK: u8 = 4 | 8;
+        if flags & Self::GROUP_COMMIT != 0 {
+            body.u64()?;
+        }
+        if flags & (Self::PREPARED_XA | Self::COMPLETED_XA) != 0 {
+            body.u32()?;
+            let (global, branch) = (body.u8()?, body.u8()?);
+            body.take(usize::from(global) + usize::from(branch))?;
+        }
+        let more = body.u8()?;
+        if more & SEVERAL_ENGINES != 0 {
+            body.u8()?;
+        }
+        match more {
+            more if more & BEGIN != 0 => Some(Phase::Begin),
+            more if more & COMMIT_OR_ROLLBACK != 0 => Some(Phase::End(body.u64()?)),
+            _ => None,
+        }
     }
 
     /// True if a single statement follows.

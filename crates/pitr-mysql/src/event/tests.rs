@@ -163,3 +163,19 @@ fn the_size_of_pieces_changes_nothing() {
         assert_eq!(feed(&damaged, 1_000).is_err(), checksum);
     }
 }
+
+/// Bodies of MariaDB 10.11.18 with `binlog_alter_two_phase = ON`, of one `ALTER TABLE … ALGORITHM = COPY`.
+#[test]
+fn a_definition_that_changes_in_two_phases_is_seen_to_begin_and_to_end() {
+    use super::body::{MariaGtidEvent, Phase};
+    let phase = |digits: &str| {
+        let body = hex::decode(digits).unwrap();
+        let kind = Kind::MARIA_GTID;
+        let header = Header { timestamp: 1, kind, server_id: 1, length: 19 + body.len() as u32, log_pos: 0, flags: 8 };
+        MariaGtidEvent::parse(&Event { offset: 4, header, body: &body }).unwrap().phase
+    };
+    assert_eq!(phase("52000000000000000000000029020000000000"), Some(Phase::Begin));
+    assert_eq!(phase("53000000000000000000000029045200000000000000"), Some(Phase::End(0x52)));
+    assert_eq!(phase("34000000000000000000000029000000000000"), None, "a plain one");
+    assert_eq!(phase("34000000000000000000000029"), None, "of an older server");
+}

@@ -10,7 +10,7 @@ use super::{GtidError, inclusion};
 const EXPECTED: &str = "an identifier such as 0-1-77";
 
 /// One transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MariaGtid {
     /// Replication domain: each is a log of its own.
     pub domain: u32,

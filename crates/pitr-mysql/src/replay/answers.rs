@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::event::Checksum;
 use crate::wire::put_packed_bytes;
 
 /// What the source says of itself.
@@ -20,6 +21,13 @@ pub struct Identity {
     pub checksum: &'static str,
     /// Seconds since 1970.
     pub now: fn() -> u64,
+}
+
+impl Identity {
+    /// How events end before the first file says it.
+    pub fn checksum(&self) -> Checksum {
+        if self.checksum == "CRC32" { Checksum::Crc32 } else { Checksum::None }
+    }
 }
 
 /// An answer to a statement.

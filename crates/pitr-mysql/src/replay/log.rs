@@ -146,6 +146,26 @@ pub fn rotation(file: &str, offset: u64, server_id: u32, checksum: Checksum) -> 
     event
 }
 
+/// A sign of life for a replica that has the file up to `offset`; `None` where its 32 bits cannot say that.
+pub fn heartbeat(file: &str, offset: u64, server_id: u32, checksum: Checksum) -> Option<Vec<u8>> {
+    let tail = checksum.bytes_of(crate::event::Kind::HEARTBEAT);
+    let header = Header {
+        timestamp: 0,
+        kind: crate::event::Kind::HEARTBEAT,
+        server_id,
+        length: (Header::LEN + file.len() + tail) as u32,
+        log_pos: u32::try_from(offset).ok()?,
+        flags: 0,
+    };
+    let mut event = header.encode().to_vec();
+    event.extend_from_slice(file.as_bytes());
+    if tail > 0 {
+        event.extend_from_slice(&[0; Checksum::LEN]);
+        seal(&mut event);
+    }
+    Some(event)
+}
+
 /// Writes the checksum into the last four bytes.
 fn seal(event: &mut [u8]) {
     let Some((content, checksum)) = event.split_last_chunk_mut::<{ Checksum::LEN }>() else { return };

@@ -55,6 +55,8 @@ pub struct Replayed {
     pub executed: Option<GtidSet>,
     /// XA transactions that are prepared and wait for a decision.
     pub prepared: Vec<String>,
+    /// Changes of definitions that had begun at the cut and not ended: nothing of them is there.
+    pub changing: Vec<String>,
 }
 
 /// Replays the log into a restored server, and leaves it without a trace of replication.
@@ -178,7 +180,7 @@ async fn finish(target: &mut Target<'_>, sent: Sent, options: &ReplayOptions) ->
             Some(executed)
         }
     };
-    Ok(Replayed { bytes: sent.bytes, executed, prepared: target.prepared().await? })
+    Ok(Replayed { bytes: sent.bytes, executed, prepared: target.prepared().await?, changing: sent.changing })
 }
 
 fn union(mut all: GtidSet, more: &GtidSet) -> GtidSet {

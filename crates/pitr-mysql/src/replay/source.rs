@@ -4,6 +4,7 @@
 //! connection stays open and silent until it leaves.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::Mutex;
 
 use bytes::{Buf, Bytes};
@@ -16,8 +17,9 @@ use super::answers::{Answer, Answers, Identity, packets};
 use super::log::{self, Log, Piece};
 use super::login::{Gate, OK};
 use super::split::{Filter, Out, Splitter};
+use crate::event::Checksum;
 use crate::gtid::{Gtid, GtidSet, MysqlSet};
-use crate::limits::{MAX_REPLICA_PACKET, SEGMENTS_AHEAD};
+use crate::limits::{MAX_REPLICA_PACKET, REPLAY_HEARTBEAT, SEGMENTS_AHEAD};
 use crate::wire::{Fields, Wire};
 
 const COM_QUIT: u8 = 0x01;
@@ -41,6 +43,8 @@ pub struct Sent {
     pub to: (String, u64),
     /// Bytes of events.
     pub bytes: u64,
+    /// Changes of definitions that began and did not end before the cut.
+    pub changing: Vec<String>,
 }
 
 /// Serves one log.
@@ -60,6 +64,13 @@ pub struct Source<'a, R> {
     pub collect: Option<GtidSet>,
     /// How far it is.
     pub sent: Mutex<Sent>,
+}
+
+/// What a sign of life says: which file, and whether it has a checksum.
+#[derive(Debug)]
+struct Beat {
+    file: String,
+    checksum: Checksum,
 }
 
 /// What a replica asked for.
@@ -162,7 +173,10 @@ impl<R: SegmentReader> Source<'_, R> {
         let left = self.log.pieces.get(first..).unwrap_or_default().to_vec();
         let ahead = left.into_iter().map(|piece| self.fetch(piece));
         let mut pieces = futures::stream::iter(ahead).buffered(SEGMENTS_AHEAD);
-        while let Some(fetched) = pieces.next().await {
+        let mut beat: Option<Beat> = None;
+        loop {
+            let quiet = beat.as_ref().filter(|_| splitter.is_between());
+            let Some(fetched) = self.meanwhile(wire, quiet, splitter.sent_to(), pieces.next()).await? else { break };
             let (piece, mut bytes) = fetched?;
             let asked = wanted.from.as_ref().filter(|(name, _)| *name == piece.file.to_string());
             let Some((mut from, to)) = self.log.window(&piece, bytes.len() as u64) else { continue };
@@ -175,7 +189,10 @@ impl<R: SegmentReader> Source<'_, R> {
             let this = (piece.incarnation, piece.file.clone());
             if file.as_ref() != Some(&this) {
                 file = Some(this);
-                self.begin_file(wire, &mut splitter, &piece, &format, piece.offset + from).await?;
+                // The replica reads the rotation by the rule of the file before.
+                let before = beat.as_ref().map_or(self.identity.checksum(), |beat| beat.checksum);
+                beat = Some(Beat { file: piece.file.to_string(), checksum: log::format(&format)?.checksum });
+                self.begin_file(wire, &mut splitter, &piece, &format, (piece.offset + from, before)).await?;
             }
             splitter.push(bytes);
             while let Some(out) = splitter.next()? {
@@ -195,14 +212,44 @@ impl<R: SegmentReader> Source<'_, R> {
             self.report(sent.clone());
         }
         sent.seen = splitter.seen().cloned();
+        sent.changing = splitter.changing().map(ToString::to_string).collect();
         sent.complete = true;
         self.report(sent);
         // The replica says nothing more; this ends when it leaves.
-        match wire.read().await {
-            Ok(_) => Err(ReplayError::Protocol("a command in the middle of the log")),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) => Err(error.into()),
+        loop {
+            match tokio::time::timeout(REPLAY_HEARTBEAT, wire.read()).await {
+                Err(_) => self.beat(wire, beat.as_ref(), splitter.sent_to()).await?,
+                Ok(Ok(_)) => return Err(ReplayError::Protocol("a command in the middle of the log")),
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+                Ok(Err(error)) => return Err(error.into()),
+            }
         }
+    }
+
+    /// Waits for something, with signs of life where the replica may get one.
+    async fn meanwhile<T>(
+        &self,
+        wire: &mut Wire<TcpStream>,
+        beat: Option<&Beat>,
+        offset: u64,
+        something: impl Future<Output = T>,
+    ) -> Result<T, ReplayError> {
+        let mut something = std::pin::pin!(something);
+        loop {
+            match tokio::time::timeout(REPLAY_HEARTBEAT, &mut something).await {
+                Ok(value) => return Ok(value),
+                Err(_) => self.beat(wire, beat, offset).await?,
+            }
+        }
+    }
+
+    async fn beat(&self, wire: &mut Wire<TcpStream>, beat: Option<&Beat>, offset: u64) -> Result<(), ReplayError> {
+        let event = beat.and_then(|beat| log::heartbeat(&beat.file, offset, self.identity.server_id, beat.checksum));
+        if let Some(event) = event {
+            wire.write(&[&[0], &event]).await?;
+            wire.flush().await?;
+        }
+        Ok(())
     }
 
     /// The piece from which on the log is read: where the replica wants to begin, if it says so.
@@ -225,11 +272,11 @@ impl<R: SegmentReader> Source<'_, R> {
         splitter: &mut Splitter,
         piece: &Piece,
         first_event: &[u8],
-        offset: u64,
+        (offset, before): (u64, Checksum),
     ) -> Result<(), ReplayError> {
         let format = log::format(first_event)?;
         let place = offset.max(4);
-        let rotation = log::rotation(&piece.file.to_string(), place, self.identity.server_id, format.checksum);
+        let rotation = log::rotation(&piece.file.to_string(), place, self.identity.server_id, before);
         wire.write(&[&[0], &rotation]).await?;
         if offset > 4 {
             wire.write(&[&[0], &log::format_for_the_middle(first_event)]).await?;

@@ -4,14 +4,14 @@
 //! A piece may end anywhere, also within an event. Whole transactions are left out: those that the replica has, and
 //! those that it is not to have.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
 use super::ReplayError;
-use crate::event::body::{GtidEvent, MariaGtidEvent};
+use crate::event::body::{GtidEvent, MariaGtidEvent, Phase};
 use crate::event::{Checksum, Event, Header, Kind, MAGIC};
-use crate::gtid::{Gtid, GtidSet};
+use crate::gtid::{Gtid, GtidSet, MariaGtid};
 use crate::limits::MAX_GTID_EVENT;
 
 /// What comes out.
@@ -52,6 +52,8 @@ pub struct Splitter {
     sent_to: u64,
     /// All transactions that came by and are not unwanted, sent or not.
     seen: Option<GtidSet>,
+    /// Definitions whose change began and has not ended.
+    changing: BTreeSet<MariaGtid>,
     magic: bool,
 }
 
@@ -68,6 +70,7 @@ impl Splitter {
             offset: 0,
             sent_to: 0,
             seen,
+            changing: BTreeSet::new(),
             magic: false,
         }
     }
@@ -78,6 +81,7 @@ impl Splitter {
             return Err(ReplayError::Torn { offset: self.offset });
         }
         self.offset = offset;
+        self.sent_to = offset.max(MAGIC.len() as u64);
         self.magic = offset == 0;
         self.checksum = checksum;
         Ok(())
@@ -95,6 +99,11 @@ impl Splitter {
         self.buffer = joined.freeze();
     }
 
+    /// True between two events.
+    pub fn is_between(&self) -> bool {
+        self.left == 0 && self.buffer.is_empty()
+    }
+
     /// Offset in the file of the end of the last event that was sent.
     pub fn sent_to(&self) -> u64 {
         self.sent_to
@@ -103,6 +112,11 @@ impl Splitter {
     /// All transactions that came by.
     pub fn seen(&self) -> Option<&GtidSet> {
         self.seen.as_ref()
+    }
+
+    /// Changes of definitions that began and did not end.
+    pub fn changing(&self) -> impl Iterator<Item = &MariaGtid> {
+        self.changing.iter()
     }
 
     /// The next thing to send; `None` until more is pushed.
@@ -164,7 +178,8 @@ impl Splitter {
                     return Err(ReplayError::Torn { offset: self.offset });
                 }
                 let Some(event) = self.buffer.get(..header.length as usize) else { return Ok(false) };
-                let gtid = identifier(event, header, self.offset, self.checksum)?;
+                let (gtid, phase) = identifier(event, header, self.offset, self.checksum)?;
+                self.follow(gtid.as_ref(), phase);
                 self.dropping = gtid.as_ref().is_some_and(|gtid| self.leaves_out(gtid));
                 let unwanted = |gtid: &Gtid| self.filter.skip.contains(gtid);
                 if let (Some(seen), Some(gtid)) = (&mut self.seen, gtid.filter(|gtid| !unwanted(gtid))) {
@@ -177,18 +192,37 @@ impl Splitter {
         Ok(true)
     }
 
+    fn follow(&mut self, gtid: Option<&Gtid>, phase: Option<Phase>) {
+        match (gtid, phase) {
+            (Some(Gtid::Maria(gtid)), Some(Phase::Begin)) => drop(self.changing.insert(*gtid)),
+            (Some(Gtid::Maria(gtid)), Some(Phase::End(sequence))) => {
+                self.changing.remove(&MariaGtid { sequence, ..*gtid });
+            }
+            _ => {}
+        }
+    }
+
     fn leaves_out(&self, gtid: &Gtid) -> bool {
         self.filter.has.as_ref().is_some_and(|set| set.contains(gtid)) || self.filter.skip.contains(gtid)
     }
 }
 
-fn identifier(bytes: &[u8], header: &Header, offset: u64, checksum: Checksum) -> Result<Option<Gtid>, ReplayError> {
+/// Which transaction an event begins, and which phase of a change it is.
+fn identifier(
+    bytes: &[u8],
+    header: &Header,
+    offset: u64,
+    checksum: Checksum,
+) -> Result<(Option<Gtid>, Option<Phase>), ReplayError> {
     let end = bytes.len().saturating_sub(checksum.bytes_of(header.kind));
     let body = bytes.get(Header::LEN..end).unwrap_or_default();
     let event = Event { offset, header: *header, body };
     Ok(match header.kind {
-        Kind::MARIA_GTID => Some(Gtid::Maria(MariaGtidEvent::parse(&event)?.gtid)),
-        _ => GtidEvent::parse(&event)?.gtid.map(Gtid::Mysql),
+        Kind::MARIA_GTID => {
+            let parsed = MariaGtidEvent::parse(&event)?;
+            (Some(Gtid::Maria(parsed.gtid)), parsed.phase)
+        }
+        _ => (GtidEvent::parse(&event)?.gtid.map(Gtid::Mysql), None),
     })
 }
 

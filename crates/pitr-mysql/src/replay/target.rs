@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 
+use super::ReplayError;
 use crate::error::Error;
 use crate::event::Flavour;
 use crate::gtid::{GtidSet, MysqlSet};
+use crate::limits::REPLAY_POLL;
 use crate::sql::{Sql, SqlError};
 
 /// Where a replica begins.
@@ -28,8 +30,12 @@ pub struct Status {
     pub applied: Option<(String, u64)>,
     /// Why it stopped, if it did.
     pub failure: Option<String>,
+    /// Why its applier stopped, if it did.
+    pub broken: Option<String>,
     /// Why it cannot reach us at the moment, if it cannot.
     pub unreachable: Option<String>,
+    /// True while its applier runs.
+    pub applying: bool,
 }
 
 /// The restored server.
@@ -87,6 +93,9 @@ impl Target<'_> {
         let GtidSet::Mysql(executed) = self.executed().await? else { return Ok(()) };
         let mut left = unwanted.clone();
         left.subtract(&executed);
+        if left.is_empty() {
+            return Ok(());
+        }
         for (source, tag, numbers) in left.iter() {
             for number in numbers.iter().flat_map(|(start, end)| start..end) {
                 let name = if tag.is_empty() { String::new() } else { format!("{}:", tag.as_str()) };
@@ -96,6 +105,8 @@ impl Target<'_> {
             }
         }
         self.session.execute("SET gtid_next = 'AUTOMATIC'").await?;
+        // Into the head of a new file of its log, where it has one: or it would forget them in a crash.
+        self.session.execute("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS").await?;
         Ok(())
     }
 
@@ -147,16 +158,43 @@ impl Target<'_> {
         let Some(row) = self.session.named_row(words).await? else { return Ok(Status::default()) };
         let value = |names: [&str; 2]| names.iter().find_map(|name| row.get(*name)).map(String::as_str);
         let number = |name: &str| row.get(name).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-        let mut failure = None;
-        if number("Last_SQL_Errno") != 0 {
-            failure = row.get("Last_SQL_Error").cloned();
-        } else if value(["Replica_IO_Running", "Slave_IO_Running"]) == Some("No") && number("Last_IO_Errno") != 0 {
+        let broken = row.get("Last_SQL_Error").filter(|_| number("Last_SQL_Errno") != 0).cloned();
+        let mut failure = broken.clone();
+        if failure.is_none()
+            && value(["Replica_IO_Running", "Slave_IO_Running"]) == Some("No")
+            && number("Last_IO_Errno") != 0
+        {
             failure = row.get("Last_IO_Error").cloned();
         }
         let file = value(["Relay_Source_Log_File", "Relay_Master_Log_File"]).map(str::to_owned);
         let offset = value(["Exec_Source_Log_Pos", "Exec_Master_Log_Pos"]).and_then(|text| text.parse().ok());
         let unreachable = row.get("Last_IO_Error").filter(|_| number("Last_IO_Errno") != 0).cloned();
-        Ok(Status { applied: file.zip(offset), failure, unreachable })
+        let applying = value(["Replica_SQL_Running", "Slave_SQL_Running"]) == Some("Yes");
+        Ok(Status { applied: file.zip(offset), failure, broken, unreachable, applying })
+    }
+
+    /// How far it is for certain, after an interruption: what several sessions applied at the same time is completed up to
+    /// one place first, from the log that the server has already.
+    pub async fn settled(&mut self) -> Result<Status, Error> {
+        let stop = self.either("STOP REPLICA", "STOP SLAVE").await;
+        self.ignoring_no_replica(stop)?;
+        if self.flavour == Flavour::Mysql && self.status().await?.applied.is_some() {
+            self.session.execute("START REPLICA SQL_THREAD UNTIL SQL_AFTER_MTS_GAPS").await?;
+            loop {
+                let status = self.status().await?;
+                // That it reaches nobody meanwhile does not matter.
+                if let Some(failure) = status.broken {
+                    return Err(ReplayError::Replica(failure).into());
+                }
+                if !status.applying {
+                    break;
+                }
+                tokio::time::sleep(REPLAY_POLL).await;
+            }
+            let stop = self.either("STOP REPLICA", "STOP SLAVE").await;
+            self.ignoring_no_replica(stop)?;
+        }
+        self.status().await
     }
 
     /// Stops replicating, and leaves nothing of it behind.

@@ -70,7 +70,7 @@ pub async fn make(session: &mut Sql, file: &Path, wanted: impl Fn(&Definition) -
 /// the source either.
 fn may_wait(definition: Definition, error: Error) -> Result<(Definition, Error), Error> {
     match (&definition.kind, &error) {
-        (Kind::View | Kind::Account, Error::Sql(SqlError::Server { .. })) => Ok((definition, error)),
+        (Kind::Loadable | Kind::View | Kind::Account, Error::Sql(SqlError::Server { .. })) => Ok((definition, error)),
         _ => Err(error),
     }
 }
@@ -91,8 +91,9 @@ async fn make_one(session: &mut Sql, definition: &Definition) -> Result<(), Erro
     for statement in &definition.sql {
         let bytes = statement.bytes().ok_or_else(|| damaged("a statement in damaged digits"))?;
         result = match session.execute_bytes(&bytes, &what).await {
-            // There already: database, table, routine, trigger, event. Made by the same restore before an interruption.
-            Err(error) if matches!(error.code(), Some(1007 | 1050 | 1304 | 1359 | 1537)) => Ok(()),
+            // There already: database, table, loadable function, routine, trigger, event, tablespace. Made by the same
+            // restore before an interruption.
+            Err(error) if matches!(error.code(), Some(1007 | 1050 | 1125 | 1304 | 1359 | 1537 | 1813)) => Ok(()),
             Err(error) => Err(error),
             Ok(_) => Ok(()),
         };

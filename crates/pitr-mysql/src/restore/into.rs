@@ -16,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::time::{Instant, sleep};
 
 use super::RestoreError;
+use super::orphan::{self, PRIVATE};
 use crate::base::Dial;
 use crate::base::format::Dump;
 use crate::connect::{Password, Settings};
@@ -73,6 +74,9 @@ impl Claim {
             give(path, owner)?;
         }
         let plan = open_plan(&beside, fingerprint)?;
+        if resumed {
+            orphan::end(&directory)?;
+        }
         let flavour = if dump.family == "mariadb" { Flavour::Mariadb } else { Flavour::Mysql };
         Ok(Self { into, flavour, beside, owner, _plan: plan })
     }
@@ -125,11 +129,17 @@ impl Claim {
         let password = hex::encode(rand::random::<[u8; 16]>());
         let run = Scratch::create(self.owner)?;
         let init = run.0.join("init.sql");
-        // What root may grant on every server, and all privileges together do not include.
-        let nobody = if self.flavour == Flavour::Mysql { "''@''" } else { "''@'%'" };
+        // What root may grant on every server, and all privileges together do not include. MariaDB lets nobody grant it
+        // while it starts.
+        let proxy = match self.flavour {
+            Flavour::Mysql => format!("GRANT PROXY ON ''@'' TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\n"),
+            Flavour::Mariadb => format!(
+                "REPLACE INTO mysql.proxies_priv (host, user, proxied_host, proxied_user, with_grant) VALUES ('localhost', '{ADMIN}', '', '', 1);\nFLUSH PRIVILEGES;\n"
+            ),
+        };
         // One statement a line: the server reads the file so.
         let statements = format!(
-            "SET SESSION sql_log_bin = 0;\nDROP USER IF EXISTS '{ADMIN}'@'localhost';\nCREATE USER '{ADMIN}'@'localhost' IDENTIFIED BY '{password}';\nGRANT ALL PRIVILEGES ON *.* TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\nGRANT PROXY ON {nobody} TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\n"
+            "SET SESSION sql_log_bin = 0;\nDROP USER IF EXISTS '{ADMIN}'@'localhost';\nCREATE USER '{ADMIN}'@'localhost' IDENTIFIED BY '{password}';\nGRANT ALL PRIVILEGES ON *.* TO '{ADMIN}'@'localhost' WITH GRANT OPTION;\n{proxy}"
         );
         write_private(&init, statements.as_bytes(), self.owner)?;
         let socket = run.0.join("sock");
@@ -325,7 +335,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn create(owner: Option<(u32, u32)>) -> Result<Self, RestoreError> {
-        let path = std::env::temp_dir().join(format!("pitr-{}", hex::encode(rand::random::<[u8; 6]>())));
+        let path = std::env::temp_dir().join(format!("{PRIVATE}{}", hex::encode(rand::random::<[u8; 6]>())));
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(RestoreError::io("create directory", &path))?;
         let scratch = Self(path);
         give(&scratch.0, owner)?;

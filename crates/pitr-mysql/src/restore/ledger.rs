@@ -20,6 +20,8 @@ pub enum Step<'a> {
     Tables,
     /// A file of rows, or all of a table that cannot be loaded file by file.
     Rows(&'a str),
+    /// The server has no time zones of its own, so those of the source are loaded.
+    Zones,
     /// Everything that is not a table or an account is there.
     Objects,
     /// Accounts are there.
@@ -35,6 +37,7 @@ impl Step<'_> {
             Self::Plan(fingerprint) => format!("plan {fingerprint}"),
             Self::Tables => "tables".to_owned(),
             Self::Rows(path) => format!("rows {}", hex::encode(sha2::Sha256::digest(path))),
+            Self::Zones => "zones".to_owned(),
             Self::Objects => "objects".to_owned(),
             Self::Accounts => "accounts".to_owned(),
             Self::Position => "position".to_owned(),

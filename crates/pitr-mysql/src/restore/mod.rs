@@ -8,13 +8,16 @@ mod definitions;
 mod error;
 mod into;
 mod ledger;
+mod orphan;
 mod rows;
 mod spool;
+mod tuned;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pitr_core::BaseId;
 use pitr_core::ports::{BaseReader, PartInfo, Recovery, SegmentReader};
@@ -26,8 +29,8 @@ pub use self::into::Into;
 use self::ledger::Step;
 use self::spool::Spool;
 use crate::BinlogPosition;
-use crate::base::Dial;
 use crate::base::format::{DEFINITIONS, DUMP, Definition, Dump, Kind, TABLES, TableFiles};
+use crate::base::{Dial, SYSTEM_DATABASE};
 use crate::error::Error;
 use crate::event::Flavour;
 use crate::gtid::Gtid;
@@ -98,6 +101,8 @@ pub struct RestoreReport {
     pub resumed: bool,
     /// What the replay came to.
     pub replayed: Replayed,
+    /// How long it took.
+    pub replay_time: Duration,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -120,13 +125,16 @@ impl MyRestore {
         let mut admin = self.session().await?;
         let flavour = check_fit(&mut admin, &dump).await?;
         let resumed = ledger::open(&mut admin, &fingerprint(recovery)).await?;
-        let tuned = Tuned::set(&mut admin, flavour).await?;
+        tuned::set(&mut admin, flavour).await?;
 
         let spool = Arc::new(Spool::create(&self.options.spool_below)?);
         let small = |part: &PartInfo| part.path == DEFINITIONS || part.path == TABLES;
         from.pour(&recovery.base, &small, spool.as_ref()).await?;
         let definitions = spool.path(DEFINITIONS);
-        let tables = read_tables(&spool).await?;
+        let mut tables = read_tables(&spool).await?;
+        if !needs_zones(&mut admin, resumed).await? {
+            tables.retain(|table| table.schema != SYSTEM_DATABASE);
+        }
         let (table_count, row_count) = (tables.len() as u64, tables.iter().map(|table| table.rows).sum());
 
         let mut warnings = Vec::new();
@@ -158,18 +166,26 @@ impl MyRestore {
             skip: self.options.skip.clone(),
             begin,
         };
+        let begun = Instant::now();
         let replayed = replay(target, &log, from, &options).await?;
+        let replay_time = begun.elapsed();
         if !replayed.prepared.is_empty() {
             warnings.push(format!(
                 "XA transactions are prepared and wait for XA COMMIT or XA ROLLBACK: {}",
                 replayed.prepared.join(", ")
             ));
         }
-        tuned.reset(&mut admin).await?;
+        if !replayed.changing.is_empty() {
+            warnings.push(format!(
+                "definitions were being changed at the target, and are as they were before: {}",
+                replayed.changing.join(", ")
+            ));
+        }
+        tuned::reset(&mut admin).await?;
         // Last: from here on the server is a server like any other.
         ledger::close(&mut admin).await?;
         admin.close().await;
-        Ok(RestoreReport { tables: table_count, rows: row_count, resumed, replayed, warnings })
+        Ok(RestoreReport { tables: table_count, rows: row_count, resumed, replayed, replay_time, warnings })
     }
 
     /// A session that writes no log and waits for nobody else's locks for long.
@@ -194,10 +210,18 @@ impl MyRestore {
             return Ok(Begin::Executed);
         }
         let base = (dump.coordinates.file.clone(), dump.coordinates.offset);
-        let applied = if resumed { target.status().await?.applied } else { None };
+        let applied = if resumed { target.settled().await?.applied } else { None };
         let (file, offset) = applied.filter(|(file, _)| !file.is_empty()).unwrap_or(base);
         Ok(Begin::At { file, offset })
     }
+}
+
+/// True if the named time zones of the source are to be loaded: those that a server has are left alone.
+async fn needs_zones(session: &mut Sql, resumed: bool) -> Result<bool, Error> {
+    if !resumed && session.value("SELECT COUNT(*) FROM mysql.time_zone_name").await?.as_deref() == Some("0") {
+        ledger::done(session, Step::Zones).await?;
+    }
+    ledger::is_done(session, Step::Zones).await
 }
 
 /// True if transactions of the log have names.
@@ -272,41 +296,4 @@ fn fingerprint(recovery: &Recovery<BinlogPosition>) -> String {
     use sha2::Digest;
     let text = format!("{} {} {} {:?}", recovery.base, recovery.lineage, recovery.cut, recovery.stop);
     hex::encode(sha2::Sha256::digest(text))
-}
-
-/// Settings of the target server for the time of the restore, and what they were.
-struct Tuned {
-    before: BTreeMap<&'static str, String>,
-}
-
-impl Tuned {
-    const MYSQL: [(&'static str, &'static str); 3] =
-        [("replica_parallel_workers", "4"), ("replica_preserve_commit_order", "ON"), ("replica_net_timeout", "3600")];
-    const MARIADB: [(&'static str, &'static str); 3] =
-        [("slave_parallel_threads", "4"), ("slave_parallel_mode", "optimistic"), ("slave_net_timeout", "3600")];
-
-    async fn set(session: &mut Sql, flavour: Flavour) -> Result<Self, Error> {
-        // For good: events of the source must not fire in a copy of it.
-        session.execute("SET GLOBAL event_scheduler = OFF").await?;
-        // One row may be as long as the source lets it be.
-        session.execute("SET GLOBAL max_allowed_packet = 1073741824").await?;
-        let mut before = BTreeMap::new();
-        for (name, value) in if flavour == Flavour::Mysql { Self::MYSQL } else { Self::MARIADB } {
-            let old = session.value(&format!("SELECT @@GLOBAL.{name}")).await?;
-            match session.execute(&format!("SET GLOBAL {name} = {value}")).await {
-                Ok(_) => drop(before.insert(name, old.unwrap_or_default())),
-                Err(error) => tracing::debug!(%error, name, "a setting stays as it is"),
-            }
-        }
-        Ok(Self { before })
-    }
-
-    async fn reset(&self, session: &mut Sql) -> Result<(), Error> {
-        for (name, value) in &self.before {
-            let number = value.bytes().all(|byte| byte.is_ascii_digit());
-            let value = if number { value.clone() } else { crate::base::format::literal(value) };
-            session.execute(&format!("SET GLOBAL {name} = {value}")).await?;
-        }
-        Ok(())
-    }
 }

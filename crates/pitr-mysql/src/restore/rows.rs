@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use super::RestoreError;
 use super::ledger::{self, Step};
 use super::spool::Spool;
+use crate::base::SYSTEM_DATABASE;
 use crate::base::format::{RowFile, TableFiles, quoted};
 use crate::error::Error;
 use crate::limits::{BATCH_MAX, BATCH_MIN, BATCHES, LOAD_ATTEMPTS, STATEMENT_READ};
@@ -76,7 +77,8 @@ async fn joined(task: tokio::task::JoinHandle<Result<Vec<Sql>, Error>>) -> Resul
 }
 
 fn units(table: TableFiles) -> Vec<Unit> {
-    if table.transactional {
+    // The server's own tables may have rows already, which go.
+    if table.transactional && table.schema != SYSTEM_DATABASE {
         let single = |file: RowFile| Unit { step: file.path.clone(), table: None, files: vec![file] };
         return table.files.into_iter().map(single).collect();
     }

@@ -13,6 +13,7 @@ use crate::Error;
 use crate::connect::Settings;
 use crate::dump::Replica;
 use crate::engine::facts;
+use crate::event::Flavour;
 use crate::gtid::GtidSet;
 use crate::limits::MAX_LOOKS;
 use crate::lineage::{FileHead, History, may_be_of};
@@ -32,8 +33,10 @@ pub struct Found {
     pub begin: Begin,
     /// Where the server is asked to begin: before `begin` if that lies inside of a transaction.
     pub from: u64,
-    /// What a person must know, as whole sentences.
+    /// What a person must know and act on, as whole sentences.
     pub alarms: Vec<String>,
+    /// What a person should know; nothing is wrong.
+    pub notices: Vec<String>,
 }
 
 /// Compares the log of a server with what is archived, and says where to go on.
@@ -100,12 +103,23 @@ impl Search<'_> {
         let Some(start) = archived.base else { return Ok(None) };
         let file = self.server.current.with_number(start.file);
         // Purged, or the log was reset: whatever comes does not continue this history.
-        if self.server.length(&file).is_none() {
+        if self.server.length(&file).is_none_or(|length| length < start.offset) || !self.begins_alike(archived).await? {
             return Ok(None);
         }
         let head = self.head(&file).await?;
         let begin = self.begin_at(archived, &head);
         Ok(Some(self.go_on(archived, begin, 0)))
+    }
+
+    /// True unless the server's file with which the history began begins in another way now. Where that file is gone, the
+    /// names of the files and the server's identity must do.
+    async fn begins_alike(&self, archived: &Archived) -> Result<bool, Error> {
+        let first = archived.facts.get(facts::FILE).and_then(|name| LogFile::parse(name));
+        let (Some(file), Some(format)) = (first, archived.facts.get(facts::FORMAT)) else { return Ok(true) };
+        if self.server.length(&file).is_none() {
+            return Ok(self.server.oldest().is_some_and(|oldest| oldest.number > file.number));
+        }
+        Ok(hex::encode(self.head(&file).await?.format) == *format)
     }
 
     /// Warns if the server may remove what is not archived yet before it is.
@@ -192,7 +206,15 @@ impl Search<'_> {
             "the server lost the end of its log: the archive has it up to {} and offset {}, the server's own goes another way from {} and offset {} on. Both are kept; the server's is the new history {}",
             newest.file, newest.end.offset, good.file, place.offset, history.id
         );
-        Ok(Found { lineage: history.id.clone(), new: Some(history), gap: None, begin, from, alarms: vec![alarm] })
+        Ok(Found {
+            lineage: history.id.clone(),
+            new: Some(history),
+            gap: None,
+            begin,
+            from,
+            alarms: vec![alarm],
+            notices: Vec::new(),
+        })
     }
 
     /// The server removed files that the archive does not have; `None` if its log is another one.
@@ -232,9 +254,15 @@ impl Search<'_> {
 
     /// Another server, or another log of the same one: found by what is executed.
     async fn other_log(&self, archived: &Archived) -> Result<Found, Error> {
+        // MariaDB stamps to the second, and a log that was reset uses its identifiers again: within that second the same one
+        // on the same server proves nothing.
+        let was_reset = self.server.flavour == Flavour::Mariadb && may_be_of(&archived.facts, &self.server);
         // Each look reads up to a whole file of the server.
         let comparable = |(_, cut): &(usize, &Cut)| {
-            !cut.executed.is_empty() && cut.executed.is_subset(&self.server.executed) && cut.open.is_none()
+            !was_reset
+                && !cut.executed.is_empty()
+                && cut.executed.is_subset(&self.server.executed)
+                && cut.open.is_none()
         };
         for (index, cut) in archived.cuts.iter().enumerate().filter(comparable).take(MAX_LOOKS) {
             let Some(place) = probe::locate(self.settings, self.replica, &self.server, cut).await? else {
@@ -266,19 +294,20 @@ impl Search<'_> {
         let history = History::forked(&self.server, &place.head, &archived.lineage, cut.end, |incarnation| {
             BinlogPosition::new(incarnation, file, offset)
         })?;
-        let mut alarms = vec![format!(
+        let notices = vec![format!(
             "the log goes on at server {}: its {} continues the archive at offset {offset}, as history {}",
             self.server.identity(),
             place.head.file,
             history.id
         )];
+        let mut alarms = Vec::new();
         if index > 0 {
             alarms.push(format!(
                 "the archive has transactions of history {} that this server does not have: {} counts from before them",
                 archived.lineage, history.id
             ));
         }
-        Ok(self.begin_new(history, &place.head, alarms))
+        Ok(Found { notices, ..self.begin_new(history, &place.head, alarms) })
     }
 
     /// A stored set that is empty does not tell its family.
@@ -305,7 +334,15 @@ impl Search<'_> {
     }
 
     fn go_on(&self, archived: &Archived, begin: Begin, from: u64) -> Found {
-        Found { lineage: archived.lineage.clone(), new: None, gap: None, begin, from, alarms: Vec::new() }
+        Found {
+            lineage: archived.lineage.clone(),
+            new: None,
+            gap: None,
+            begin,
+            from,
+            alarms: Vec::new(),
+            notices: Vec::new(),
+        }
     }
 
     fn begin_new(&self, history: History, head: &FileHead, alarms: Vec<String>) -> Found {
@@ -319,7 +356,15 @@ impl Search<'_> {
             executed: head.executed.clone(),
             witness: None,
         };
-        Found { lineage: history.id.clone(), new: Some(history), gap: None, begin, from: 0, alarms }
+        Found {
+            lineage: history.id.clone(),
+            new: Some(history),
+            gap: None,
+            begin,
+            from: 0,
+            alarms,
+            notices: Vec::new(),
+        }
     }
 }
 

@@ -91,8 +91,11 @@ impl Segmenter {
 
     /// True if a segment may end here: between two transactions, or anywhere in one that is too large to be held.
     pub fn may_cut(&self) -> bool {
-        let whole = self.grouper.open_since().is_none() && !self.feed.is_inside();
-        whole || self.bytes() >= LONGEST_WHOLE
+        // Inside of a transaction, never inside of an event that may begin one: who goes on here must know what came before.
+        match self.grouper.open_since() {
+            Some(_) => self.bytes() >= LONGEST_WHOLE,
+            None => !self.feed.is_inside(),
+        }
     }
 
     /// Bytes of the open segment.
@@ -225,7 +228,10 @@ pub(super) fn whole_format(event: &Event<'_>) -> Vec<u8> {
 
 /// Takes an event into account. Gives the file that comes next, if the event says so.
 fn note(event: &Event<'_>, grouper: &mut Grouper, account: &mut Account) -> Result<Option<LogFile>, Error> {
-    account.first.get_or_insert(event.offset);
+    // One that ends here may have begun in the segment before.
+    if event.offset >= account.offset {
+        account.first.get_or_insert(event.offset);
+    }
     match event.header.kind {
         Kind::PREVIOUS_GTIDS => account.check_before(GtidSet::Mysql(body::previous_gtids(event)?)),
         Kind::GTID_LIST => account.check_before(GtidSet::Maria(body::gtid_list(event)?)),

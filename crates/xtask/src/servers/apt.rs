@@ -21,7 +21,7 @@ pub const TESTS: Set = Set {
     packages: &["postgresql-15", "make", "age", "zstd", "jq", "python3-venv", "ca-certificates"],
 };
 /// What the benchmark compares with.
-pub const BENCH: Set = Set { purpose: "the benchmark", packages: &["pgbackrest", "time"] };
+pub const BENCH: Set = Set { purpose: "the benchmark", packages: &["pgbackrest", "sysbench", "mydumper", "time"] };
 
 /// Where `pg_createcluster` looks for settings of its own.
 const CREATECLUSTER: &str = "/etc/postgresql-common/createcluster.d";

@@ -23,6 +23,8 @@ pub struct Tree {
     programs: &'static [(&'static str, &'static [&'static str])],
     /// Directories of libraries below `usr/lib`, besides the usual one.
     libraries: &'static [&'static str],
+    /// Files below `usr/` that no package has, and what is in them.
+    files: &'static [(&'static str, &'static str)],
 }
 
 const MYSQLD: &[&str] = &[
@@ -53,6 +55,11 @@ pub const MYSQL: Tree = Tree {
         ("bin/mysqldump", &[]),
     ],
     libraries: &["mysql", "mysql/private"],
+    // A test may give its server a file of keys, in the data directory; without one nothing changes.
+    files: &[
+        ("sbin/mysqld.my", "{\"read_local_manifest\": true}\n"),
+        ("lib/mysql/plugin/component_keyring_file.cnf", "{\"read_local_config\": true}\n"),
+    ],
 };
 
 /// MariaDB 10.11.
@@ -68,6 +75,7 @@ pub const MARIADB: Tree = Tree {
         ("bin/mariadb-dump", &[]),
     ],
     libraries: &[],
+    files: &[],
 };
 
 impl Tree {
@@ -83,7 +91,15 @@ impl Tree {
             }
             fs::remove_dir_all(dir.join("apt")).context("cannot remove the package state")?;
             self.write_scripts(dir)
-        })
+        })?;
+        // Also where an older version of this program unpacked the tree.
+        for (path, content) in self.files {
+            let path = cache.join(self.dir).join("usr").join(path);
+            if !path.exists() {
+                fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 
     /// The script that runs one of its programs.

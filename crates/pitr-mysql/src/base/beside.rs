@@ -1,0 +1,98 @@
+//! What a server has beside its databases: tablespaces, loadable functions, time zones, and what a base leaves out.
+
+use super::BaseError;
+use super::format::{Definition, Kind, Statement, literal, quoted};
+use super::tables::{self, Table};
+use crate::error::Error;
+use crate::event::Flavour;
+use crate::sql::{Row, Sql, SqlError};
+
+/// The tables that hold named time zones: statements of the log may need them.
+const ZONES: [&str; 5] =
+    ["time_zone", "time_zone_leap_second", "time_zone_name", "time_zone_transition", "time_zone_transition_type"];
+
+/// The database that those tables are in.
+pub const SYSTEM_DATABASE: &str = "mysql";
+
+/// Tablespaces that tables of several databases may share, and functions of loadable libraries.
+pub async fn definitions(session: &mut Sql, flavour: Flavour) -> Result<Vec<Definition>, Error> {
+    let mut found = Vec::new();
+    if flavour == Flavour::Mysql {
+        let asked = "SELECT name, zip_page_size, encryption FROM information_schema.innodb_tablespaces WHERE space_type = 'General' AND name <> 'mysql' ORDER BY name";
+        for row in session.rows(asked).await? {
+            found.push(tablespace(&row)?);
+        }
+    }
+    for row in session.rows("SELECT name, ret, dl, type FROM mysql.func ORDER BY name").await? {
+        found.push(loadable(&row)?);
+    }
+    Ok(found)
+}
+
+/// Without a file: the server that makes it chooses one.
+fn tablespace(row: &Row) -> Result<Definition, BaseError> {
+    let name = row.text(0).ok_or_else(|| BaseError::Odd("the names of tablespaces".to_owned()))?;
+    let mut sql = format!("CREATE TABLESPACE {}", quoted(&name));
+    if let Some(compressed) = row.number::<u64>(1).filter(|bytes| *bytes > 0) {
+        sql.push_str(&format!(" FILE_BLOCK_SIZE = {compressed}"));
+    }
+    if row.text(2).as_deref() == Some("Y") {
+        sql.push_str(" ENCRYPTION = 'Y'");
+    }
+    Ok(definition(Kind::Tablespace, name, sql))
+}
+
+fn loadable(row: &Row) -> Result<Definition, BaseError> {
+    let odd = || BaseError::Odd("the loadable functions".to_owned());
+    let (name, library) = (row.text(0).ok_or_else(odd)?, row.text(2).ok_or_else(odd)?);
+    let returns = match row.number::<u32>(1).ok_or_else(odd)? {
+        1 => "REAL",
+        2 => "INTEGER",
+        4 => "DECIMAL",
+        _ => "STRING",
+    };
+    let aggregate = if row.text(3).as_deref() == Some("aggregate") { "AGGREGATE " } else { "" };
+    let sql = format!("CREATE {aggregate}FUNCTION {} RETURNS {returns} SONAME {}", quoted(&name), literal(&library));
+    Ok(definition(Kind::Loadable, name, sql))
+}
+
+fn definition(kind: Kind, name: String, sql: String) -> Definition {
+    Definition { kind, schema: String::new(), name, sql: vec![Statement::Text(sql)], session: Default::default() }
+}
+
+/// The tables of named time zones, if there are any zones. They change with new rules of the world only: no lock is
+/// needed to read them.
+pub async fn zones(session: &mut Sql) -> Result<Vec<Table>, Error> {
+    if session.value("SELECT COUNT(*) FROM mysql.time_zone_name").await?.as_deref() == Some("0") {
+        return Ok(Vec::new());
+    }
+    let mut found = tables::tables(session, SYSTEM_DATABASE).await?;
+    found.retain(|table| ZONES.contains(&table.name.as_str()));
+    Ok(found)
+}
+
+/// What is there and not in the base, as whole sentences.
+pub async fn left_out(session: &mut Sql, flavour: Flavour) -> Result<Vec<String>, Error> {
+    const SERVERS: &str = "SELECT server_name FROM mysql.servers ORDER BY 1";
+    const GROUPS: &str = "SELECT resource_group_name FROM information_schema.resource_groups WHERE resource_group_name NOT IN ('USR_default', 'SYS_default', 'SYS_internal') ORDER BY 1";
+    let asked: &[(&str, &str)] = match flavour {
+        Flavour::Mysql => &[("servers (CREATE SERVER)", SERVERS), ("resource groups", GROUPS)],
+        Flavour::Mariadb => &[("servers (CREATE SERVER)", SERVERS)],
+    };
+    let mut sentences = Vec::new();
+    for (what, statement) in asked {
+        let rows = match session.rows(statement).await {
+            // No such table, no right to see it: not every version has all of it.
+            Err(SqlError::Server { code, .. }) => {
+                tracing::debug!(code, what, "not visible");
+                continue;
+            }
+            other => other?,
+        };
+        let names: Vec<_> = rows.iter().filter_map(|row| row.text(0)).collect();
+        if !names.is_empty() {
+            sentences.push(format!("not in the base, and to be made by hand: {what} {}", names.join(", ")));
+        }
+    }
+    Ok(sentences)
+}
