@@ -60,6 +60,14 @@ impl Streamer {
         }
     }
 
+    /// Peak of its resident memory so far, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        let id = self.process.as_ref().context("not running")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("no status of the streamer")?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        peak.context("its status names no peak")
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_else(|error| format!("(no log: {error})"))

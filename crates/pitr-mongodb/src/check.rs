@@ -110,7 +110,10 @@ async fn majority(member: &Member) -> Finding {
     let behind = match (date("lastWriteDate"), date("majorityWriteDate")) {
         (Ok(last), Ok(majority)) => Duration::from_millis(last.saturating_sub(majority).try_into().unwrap_or(0)),
         _ => {
-            return failure("majority", &crate::Error::answer("asking for the last write of a majority", "it has none"));
+            return failure(
+                "majority",
+                &crate::Error::answer("asking for the last write of a majority", "it has none"),
+            );
         }
     };
     if behind < MAJORITY_WARNING {

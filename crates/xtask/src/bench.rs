@@ -15,7 +15,11 @@ pub struct Args {
     #[arg(long, default_value_t = 3)]
     runs: u32,
     /// Only this part
-    #[arg(long, value_parser = ["wal", "base", "replay", "stream", "commits", "mongo-tail", "mongo-replay", "mongo-dump"])]
+    #[arg(long, value_parser = [
+        "wal", "base", "replay", "stream", "commits",
+        "mysql-stream", "mysql-replay", "mysql-memory", "mysql-dump",
+        "mongo-tail", "mongo-replay", "mongo-dump",
+    ])]
     only: Option<String>,
     /// Encrypt our side, while the peer stays plain
     #[arg(long)]

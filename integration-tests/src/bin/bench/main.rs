@@ -9,6 +9,7 @@ mod measure;
 mod mongo;
 mod mongo_base;
 mod mongo_log;
+mod mysql;
 mod peer;
 mod replay;
 mod stream;
@@ -26,7 +27,7 @@ struct Options {
     size_mib: u64,
     /// Runs of each side.
     runs: usize,
-    /// Only this part: wal, base, replay, stream, commits; mongo-tail, mongo-replay, mongo-dump.
+    /// Only this part, as `cargo xtask bench --only` names it.
     only: Option<String>,
     /// Encrypt our side (pgBackRest stays plain).
     encrypted: bool,
@@ -67,6 +68,12 @@ async fn main() -> Result<()> {
     }
     if options.wants("mongo-dump") {
         println!("{}", mongo_base::run(&scratch, &options).await?);
+    }
+    if mysql::LOG.iter().any(|part| options.wants(part)) {
+        println!("{}", mysql::log(&scratch, &options).await?);
+    }
+    if options.wants(mysql::DUMP) {
+        println!("{}", mysql::dump(&scratch, &options).await?);
     }
     Ok(())
 }
