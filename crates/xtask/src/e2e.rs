@@ -42,7 +42,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     shell::run(cargo(["build", "--workspace", "--all-targets"]))?;
     let nextest = succeeds(cargo(["nextest", "--version"]));
-    let mut command = if nextest { cargo(["nextest", "run"]) } else { cargo(["test"]) };
+    let mut command = if nextest { cargo(["nextest", "run", "--profile", "campaign"]) } else { cargo(["test"]) };
     // Of the whole workspace: alone, their dependencies would be compiled again with other features.
     command.arg("--workspace").env(PROGRAM, debug_program());
     if containers {
