@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,6 +13,7 @@ use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
 use integration_tests::mysql_oracle::load;
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Pitr, Scratch, Streamer, binlogs};
+use pitr_mysql::sql::Sql;
 use rand::RngExt;
 
 /// A source with everything in it, an archive, and a stream.
@@ -321,4 +324,79 @@ async fn survives_kills(flavour: Flavour) -> Result<()> {
     }
     load::check_derived(&target).await?;
     load::check_nothing_left(&target).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_of_mysql_is_whole_while_definitions_change_all_the_time() -> Result<()> {
+    is_whole_among_changes(Flavour::Mysql).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_base_of_mariadb_is_whole_while_definitions_change_all_the_time() -> Result<()> {
+    is_whole_among_changes(Flavour::Mariadb).await
+}
+
+/// Tables come and go, accounts get rights, a sequence moves on: no base fails, none has to be begun anew for ever, and the
+/// log goes on exactly where each begins.
+async fn is_whole_among_changes(flavour: Flavour) -> Result<()> {
+    let place = Place::new(flavour, "changes").await?;
+    place
+        .server
+        .sql("CREATE DATABASE changes; CREATE TABLE changes.kept (id INT PRIMARY KEY AUTO_INCREMENT, note TEXT)")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let changing = tokio::spawn(change(load::session(&place.server).await?, flavour, Arc::clone(&stop)));
+    for _ in 0..5 {
+        let pitr = place.pitr.clone();
+        let run = tokio::task::spawn_blocking(move || pitr.run(["backup", "main", "--no-wait"])).await??;
+        ensure!(matches!(run.code, Some(0 | 3)), "{run}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let rounds = changing.await??;
+    eprintln!("{}: {rounds} rounds of changes", flavour.engine());
+    place.caught_up().await?;
+    let target = place.target("target", 77).await?;
+    place.restore(&target)?;
+    let tables =
+        "SELECT GROUP_CONCAT(table_name ORDER BY 1) FROM information_schema.tables WHERE table_schema = 'changes'";
+    for question in
+        [tables, "CHECKSUM TABLE changes.kept EXTENDED", "SHOW CREATE TABLE changes.kept", "SHOW GRANTS FOR changer"]
+    {
+        let (expected, found) = (place.server.sql(question)?, target.sql(question)?);
+        ensure!(expected == found, "{question}: {expected:?}, restored {found:?}");
+    }
+    Ok(())
+}
+
+/// Changes definitions until told to stop; gives how often.
+async fn change(mut session: Sql, flavour: Flavour, stop: Arc<AtomicBool>) -> Result<u32> {
+    session.execute("USE changes").await?;
+    session.execute("CREATE USER changer").await?;
+    if flavour == Flavour::Mariadb {
+        session.execute("CREATE SEQUENCE numbers CACHE 3").await?;
+    }
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        session.execute(&format!("CREATE TABLE t{round} (id INT PRIMARY KEY, a INT)")).await?;
+        session.execute(&format!("INSERT INTO t{round} VALUES (1, {round})")).await?;
+        session.execute("INSERT INTO kept (note) VALUES ('between')").await?;
+        session.execute(&format!("ALTER TABLE t{round} ADD COLUMN b TEXT")).await?;
+        session.execute(&format!("CREATE VIEW v{round} AS SELECT * FROM t{round}")).await?;
+        if round % 10 == 0 {
+            session
+                .execute(&format!(
+                    "GRANT {} ON changes.* TO changer",
+                    if round % 20 == 0 { "INSERT" } else { "UPDATE" }
+                ))
+                .await?;
+        }
+        if flavour == Flavour::Mariadb {
+            session.execute("INSERT INTO kept (note) SELECT NEXTVAL(numbers)").await?;
+        }
+        session.execute(&format!("DROP VIEW v{round}")).await?;
+        if round > 3 {
+            session.execute(&format!("DROP TABLE t{}", round - 3)).await?;
+        }
+    }
+    Ok(round)
 }

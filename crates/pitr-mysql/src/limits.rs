@@ -90,6 +90,12 @@ pub const RANGES_PER_TABLE: i128 = 4_096;
 /// Sessions that read rows, unless the options say otherwise.
 pub const DUMP_SESSIONS: usize = 4;
 
+/// Age below which a table counts as one that may go as soon as it came.
+pub const YOUNG: Duration = Duration::from_secs(3600);
+
+/// Bytes of such tables, all together, that are read while writes wait.
+pub const YOUNG_BYTES: u64 = 4 << 20;
+
 /// Blocks of rows between the session that reads them and the archive. A block is a statement.
 pub const BLOCKS_IN_FLIGHT: usize = 2;
 

@@ -17,6 +17,12 @@ pub async fn accounts(session: &mut Sql, flavour: Flavour) -> Result<Vec<Definit
     }
 }
 
+/// What all accounts of MariaDB may do, as checksums of the tables that say so.
+pub async fn fingerprint(session: &mut Sql) -> Result<Vec<Option<String>>, Error> {
+    const TABLES: &str = "CHECKSUM TABLE mysql.global_priv, mysql.db, mysql.tables_priv, mysql.columns_priv, mysql.procs_priv, mysql.roles_mapping, mysql.proxies_priv";
+    Ok(session.rows(TABLES).await?.iter().map(|row| row.text(1)).collect())
+}
+
 async fn of_mysql(session: &mut Sql) -> Result<Vec<Definition>, Error> {
     // Hashes are bytes that a text would not survive.
     session.execute("SET SESSION print_identified_with_as_hex = ON").await?;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::format::{RowFile, TableFiles, row_path};
 use super::ranges::Range;
 use super::rows::{Ends, RowWriter};
+use super::snapshot::FORGET;
 use super::tables::Table;
 use super::{BaseError, OnProgress};
 use crate::error::Error;
@@ -69,10 +70,11 @@ async fn jobs(mut sessions: Vec<Sql>, tables: &[Table]) -> Result<(Vec<Sql>, Vec
     let mut jobs = Vec::new();
     if let Some(session) = sessions.first_mut() {
         for (table, description) in tables.iter().enumerate() {
-            let ranges = description.ranges(session).await?;
+            let ranges = description.ranges(session).await.map_err(|error| changed(description, error))?;
             let share = description.bytes / ranges.len().max(1) as u64;
             jobs.extend((0..).zip(ranges).map(|(number, range)| (share, Job { table, number, range })));
         }
+        session.execute(FORGET).await?;
     }
     jobs.sort_by_key(|(share, job)| (std::cmp::Reverse(*share), job.table, job.number));
     Ok((sessions, jobs.into_iter().map(|(_, job)| job).collect()))
@@ -102,7 +104,7 @@ async fn read(session: &mut Sql, table: &Table, job: &Job, blocks: &mpsc::Sender
     let path = |number| row_path(&table.schema, &table.name, job.number, number);
     let mut number = 0;
     let mut open = false;
-    let changed = |error| changed(table, error);
+    let changed = |error: SqlError| changed(table, error.into());
     let mut rows = session.stream(&table.select(job.range)).await.map_err(changed)?;
     while let Some(row) = rows.next().await.map_err(changed)? {
         let ends = writer.add(row.values());
@@ -119,6 +121,9 @@ async fn read(session: &mut Sql, table: &Table, job: &Job, blocks: &mpsc::Sender
             open = false;
         }
     }
+    drop(rows);
+    table.check(session).await?;
+    session.execute(FORGET).await?;
     if !open && writer.has_rows() {
         send(blocks, Block::Open(path(number))).await?;
     }
@@ -138,11 +143,13 @@ async fn send(blocks: &mpsc::Sender<Block>, block: Block) -> Result<(), Error> {
 }
 
 /// A table that is no longer what it was at the moment of the snapshot.
-fn changed(table: &Table, error: SqlError) -> Error {
-    match error.code() {
-        // Unknown column, no such table, table definition has changed.
-        Some(1054 | 1146 | 1412) => BaseError::DefinitionsChanged(format!("{}: {error}", table.full_name())).into(),
-        _ => error.into(),
+fn changed(table: &Table, error: Error) -> Error {
+    match &error {
+        // Unknown database, unknown column, no such table, table definition has changed.
+        Error::Sql(sql) if matches!(sql.code(), Some(1049 | 1054 | 1146 | 1412)) => {
+            BaseError::DefinitionsChanged(format!("{}: {sql}", table.full_name())).into()
+        }
+        _ => error,
     }
 }
 

@@ -9,6 +9,7 @@ mod beside;
 mod copy;
 mod error;
 pub mod format;
+mod inventory;
 mod ranges;
 mod rows;
 mod schema;
@@ -28,6 +29,7 @@ pub use self::accounts::account;
 pub use self::beside::SYSTEM_DATABASE;
 pub use self::error::BaseError;
 use self::format::{DEFINITIONS, Dump, TABLES, TableFiles};
+use self::inventory::{Inventory, unchanged};
 pub use self::rows::FILE_HEAD;
 pub use self::schema::SYSTEM as SYSTEM_DATABASES;
 use self::snapshot::Snapshot;
@@ -98,53 +100,72 @@ impl MyBaseBackup {
     /// Takes the dump.
     pub async fn dump<S: PartSink>(&self, into: &S) -> Result<DumpReport, Error> {
         let (version, flavour) = self.probe().await?;
-        let mut warnings = Vec::new();
         let mut snapshot = Snapshot::open(&self.dial, flavour, self.options.sessions.max(1)).await?;
-        let session = &mut snapshot.coordinator;
-        let began = server_time(session).await?;
-        let before = schema::fingerprint(session).await?;
-
-        // Tables that no snapshot can hold still are read while writes wait.
-        let mut files = Vec::new();
-        let (held, mut free) = (still_tables(session).await?, Vec::new());
-        if !held.is_empty() {
-            let names: Vec<_> = held.iter().map(tables::Table::full_name).collect();
-            warnings
-                .push(format!("writes had to wait while tables without transactions were read: {}", names.join(", ")));
-            files.extend(self.copy(&mut snapshot, held, into).await?);
-        }
-        snapshot.release().await?;
-
-        let session = &mut snapshot.coordinator;
         let mut definitions = Lines::open(into, DEFINITIONS).await?;
-        for definition in beside::definitions(session, flavour).await? {
-            definitions.add(&definition).await?;
-        }
-        free.extend(beside::zones(session).await?);
-        warnings.extend(beside::left_out(session, flavour).await?);
-        for database in schema::databases(session).await? {
-            for definition in schema::definitions(session, &database).await? {
-                definitions.add(&definition).await?;
-            }
-            free.extend(tables::tables(session, &database).await?.into_iter().filter(|table| table.transactional));
-        }
-        for account in accounts::accounts(session, flavour).await? {
-            definitions.add(&account).await?;
-        }
+        let Begun { at, inventory, mut files, warnings, fingerprint } = match flavour {
+            Flavour::Mysql => self.begin_mysql(&mut snapshot, &mut definitions, into).await?,
+            Flavour::Mariadb => self.begin_mariadb(&mut snapshot, &mut definitions, into).await?,
+        };
         definitions.finish().await?;
-        let settings = settings(session).await?;
-        files.extend(self.copy(&mut snapshot, free, into).await?);
+        let settings = settings(&mut snapshot.coordinator).await?;
+        files.extend(self.copy(&mut snapshot, inventory.tables, into).await?);
 
-        let after = schema::fingerprint(&mut snapshot.coordinator).await?;
-        if let Some(changed) = schema::first_difference(&before, &after) {
-            return Err(BaseError::DefinitionsChanged(changed.to_owned()).into());
+        if let Some(before) = fingerprint {
+            let after = schema::fingerprint(&mut snapshot.coordinator).await?;
+            unchanged(schema::first_difference(&before, &after))?;
         }
         let complete = server_time(&mut snapshot.coordinator).await?;
         let coordinates = snapshot.coordinates.clone();
         snapshot.close().await?;
         let dump = Dump { format: Dump::FORMAT, family: family(flavour).to_owned(), version, coordinates, settings };
         let (tables, rows, bytes) = store_lists(into, &dump, files).await?;
-        Ok(DumpReport { dump, flavour, taken: (began, complete), tables, rows, bytes, warnings })
+        Ok(DumpReport { dump, flavour, taken: (at, complete), tables, rows, bytes, warnings })
+    }
+
+    /// The moment first: definitions stay what they were at it until the end.
+    async fn begin_mysql<S: PartSink>(
+        &self,
+        snapshot: &mut Snapshot,
+        definitions: &mut Lines<S::Part>,
+        into: &S,
+    ) -> Result<Begun, Error> {
+        snapshot.freeze().await?;
+        let at = server_time(&mut snapshot.coordinator).await?;
+        let fingerprint = schema::fingerprint(&mut snapshot.coordinator).await?;
+        // Tables that no snapshot can hold still are read while writes wait.
+        let still = inventory::still_tables(&mut snapshot.coordinator).await?;
+        let mut warnings: Vec<_> = inventory::about_still(&still).into_iter().collect();
+        let files = self.copy(snapshot, still, into).await?;
+        snapshot.release().await?;
+        let mut inventory = Inventory::take(&mut snapshot.coordinator, Flavour::Mysql, definitions).await?;
+        drop(inventory.take_still());
+        warnings.append(&mut inventory.warnings);
+        Ok(Begun { at, inventory, files, warnings, fingerprint: Some(fingerprint) })
+    }
+
+    /// Definitions first: they wait until the moment is over, and no longer.
+    async fn begin_mariadb<S: PartSink>(
+        &self,
+        snapshot: &mut Snapshot,
+        definitions: &mut Lines<S::Part>,
+        into: &S,
+    ) -> Result<Begun, Error> {
+        let session = &mut snapshot.coordinator;
+        // The one thing that does not wait: who may do what.
+        let rights = accounts::fingerprint(session).await?;
+        let mut inventory = Inventory::take(session, Flavour::Mariadb, definitions).await?;
+        snapshot.freeze().await?;
+        let session = &mut snapshot.coordinator;
+        let at = server_time(session).await?;
+        unchanged((accounts::fingerprint(session).await? != rights).then_some("accounts"))?;
+        inventory.sequence_values(session, definitions).await?;
+        let still = inventory.take_still();
+        let mut warnings: Vec<_> = inventory::about_still(&still).into_iter().collect();
+        warnings.append(&mut inventory.warnings);
+        let first = still.into_iter().chain(inventory.take_young()).collect();
+        let files = self.copy(snapshot, first, into).await?;
+        snapshot.release().await?;
+        Ok(Begun { at, inventory, files, warnings, fingerprint: None })
     }
 
     async fn probe(&self) -> Result<(String, Flavour), Error> {
@@ -173,20 +194,6 @@ impl MyBaseBackup {
     }
 }
 
-/// Tables without transactions. Only their databases are looked at closely: everybody waits meanwhile.
-async fn still_tables(session: &mut Sql) -> Result<Vec<tables::Table>, Error> {
-    let asked = format!(
-        "SELECT DISTINCT table_schema FROM information_schema.tables WHERE table_schema NOT IN {} AND table_type <> 'VIEW' AND engine NOT IN ('InnoDB', 'ROCKSDB')",
-        schema::SYSTEM
-    );
-    let mut found = Vec::new();
-    for row in session.rows(&asked).await? {
-        let Some(database) = row.text(0) else { continue };
-        found.extend(tables::tables(session, &database).await?.into_iter().filter(|table| !table.transactional));
-    }
-    Ok(found)
-}
-
 async fn settings(session: &mut Sql) -> Result<BTreeMap<String, String>, Error> {
     let mut settings = BTreeMap::new();
     for name in Dump::RECORDED {
@@ -196,6 +203,19 @@ async fn settings(session: &mut Sql) -> Result<BTreeMap<String, String>, Error> 
         }
     }
     Ok(settings)
+}
+
+/// A dump whose moment is over: nobody waits any more.
+struct Begun {
+    /// The server's clock at the moment.
+    at: Timestamp,
+    /// What is still to be copied.
+    inventory: Inventory,
+    /// What was copied while writes waited.
+    files: Vec<TableFiles>,
+    warnings: Vec<String>,
+    /// Definitions that must be the same at the end.
+    fingerprint: Option<BTreeMap<String, String>>,
 }
 
 /// The server's clock, to the microsecond.

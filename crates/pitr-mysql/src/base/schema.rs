@@ -33,9 +33,6 @@ pub async fn definitions(session: &mut Sql, schema: &str) -> Result<Vec<Definiti
     }
     // Stable: triggers of one table keep the order in which they fire.
     found.sort_by_key(|definition| definition.kind);
-    for definition in found.iter_mut().filter(|definition| definition.kind == Kind::Sequence) {
-        definition.sql.extend(sequence_value(session, schema, &definition.name).await?);
-    }
     Ok(found)
 }
 
@@ -155,14 +152,20 @@ async fn show(session: &mut Sql, kind: Kind, schema: &str, object: &str, layout:
 }
 
 /// A sequence goes on where its cached values end, as after a restart of the server.
-async fn sequence_value(session: &mut Sql, schema: &str, name: &str) -> Result<Option<Statement>, Error> {
+pub async fn sequence_value(session: &mut Sql, schema: &str, name: &str) -> Result<Option<Definition>, Error> {
     let asked = format!("SELECT next_not_cached_value, cycle_count FROM {}.{}", quoted(schema), quoted(name));
     let Some(row) = session.row(&asked).await? else { return Ok(None) };
     let (Some(next), Some(round)) = (row.text(0), row.text(1)) else {
         return Err(BaseError::Odd(format!("sequence {schema}.{name}")).into());
     };
     let set = format!("SELECT SETVAL({}.{}, {next}, 0, {round})", quoted(schema), quoted(name));
-    Ok(Some(Statement::Text(set)))
+    Ok(Some(Definition {
+        kind: Kind::Sequence,
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        sql: vec![Statement::Text(set)],
+        session: BTreeMap::new(),
+    }))
 }
 
 fn name(row: &Row) -> Result<String, BaseError> {

@@ -2,7 +2,8 @@
 //!
 //! The server is brought to a standstill just long enough to open a snapshot in each session and to read the
 //! position. MySQL: `FLUSH TABLES WITH READ LOCK`, then `LOCK INSTANCE FOR BACKUP`, which keeps definitions as they
-//! are until the end. MariaDB: `BACKUP STAGE`, whose end lets definitions change again; a change is found at the end.
+//! are until the end. MariaDB: `BACKUP STAGE`, whose end lets definitions change again; so they are held, and must be
+//! read, *before* the moment, and of what is read afterwards each table is checked to be the one of the moment.
 
 use std::time::Duration;
 
@@ -29,8 +30,22 @@ pub struct Snapshot {
 /// What every session of a dump sets first: bytes as they are stored, times in UTC.
 const SESSION: &str = "SET SESSION character_set_client = binary, character_set_connection = binary, character_set_results = binary, time_zone = '+00:00', sql_mode = 'ALLOW_INVALID_DATES', wait_timeout = 604800, net_write_timeout = 3600";
 
+/// MySQL. The first one waits for long statements without making others wait.
+const HOLD_ALL: &[&str] = &["FLUSH NO_WRITE_TO_BINLOG TABLES", "FLUSH TABLES WITH READ LOCK"];
+/// MariaDB: definitions, and writes to tables without transactions, wait from here on.
+const HOLD_DEFINITIONS: &[&str] = &["BACKUP STAGE START", "BACKUP STAGE BLOCK_DDL"];
+/// MariaDB: commits wait, too. If it fails, the stage before is kept.
+const HOLD_COMMITS: &[&str] = &["BACKUP STAGE BLOCK_COMMIT"];
+const END_STAGES: &str = "BACKUP STAGE END";
+
+/// Where a session goes back to after each table, and so gives back its lock: somebody who alters a table waits for as long
+/// as that table is read, and not, with everybody behind them, until the end of the base.
+const REMEMBER: &str = "SAVEPOINT pitr";
+/// See [`REMEMBER`].
+pub const FORGET: &str = "ROLLBACK TO SAVEPOINT pitr";
+
 impl Snapshot {
-    /// Opens `sessions` sessions at one moment. The lock is still held: writes wait until [`Snapshot::release`].
+    /// Opens `sessions` sessions. On MariaDB no definition changes from here until [`Snapshot::release`].
     pub async fn open(dial: &Dial, flavour: Flavour, sessions: usize) -> Result<Self, Error> {
         let mut coordinator = dial().await?;
         prepare(&mut coordinator, flavour).await?;
@@ -41,23 +56,32 @@ impl Snapshot {
             workers.push(worker);
         }
         let mut snapshot = Self { coordinator, workers, coordinates: Coordinates::default(), flavour, held: false };
-        snapshot.hold().await?;
-        for worker in &mut snapshot.workers {
-            worker.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-        }
-        snapshot.coordinates = read_coordinates(&mut snapshot.coordinator, flavour).await?;
-        cross_check(&mut snapshot.coordinator, flavour, &snapshot.coordinates).await?;
-        if flavour == Flavour::Mysql {
-            // From here on no definition changes until the session ends, while rows may.
-            snapshot.coordinator.execute("LOCK INSTANCE FOR BACKUP").await?;
+        if flavour == Flavour::Mariadb {
+            snapshot.hold(HOLD_DEFINITIONS, Some(END_STAGES)).await?;
         }
         Ok(snapshot)
+    }
+
+    /// The moment: from here until [`Snapshot::release`] writes wait. On MySQL no definition changes until the end.
+    pub async fn freeze(&mut self) -> Result<(), Error> {
+        let steps = if self.flavour == Flavour::Mysql { HOLD_ALL } else { HOLD_COMMITS };
+        self.hold(steps, None).await?;
+        for worker in &mut self.workers {
+            worker.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
+            worker.execute(REMEMBER).await?;
+        }
+        self.coordinates = read_coordinates(&mut self.coordinator, self.flavour).await?;
+        cross_check(&mut self.coordinator, self.flavour, &self.coordinates).await?;
+        if self.flavour == Flavour::Mysql {
+            self.coordinator.execute("LOCK INSTANCE FOR BACKUP").await?;
+        }
+        Ok(())
     }
 
     /// Lets writes go on.
     pub async fn release(&mut self) -> Result<(), Error> {
         if std::mem::take(&mut self.held) {
-            let release = if self.flavour == Flavour::Mysql { "UNLOCK TABLES" } else { "BACKUP STAGE END" };
+            let release = if self.flavour == Flavour::Mysql { "UNLOCK TABLES" } else { END_STAGES };
             self.coordinator.execute(release).await?;
         }
         Ok(())
@@ -75,11 +99,11 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Brings the server to a standstill, with a few attempts: while we wait for a long statement, all others wait
-    /// for us.
-    async fn hold(&mut self) -> Result<(), Error> {
+    /// Takes locks, with a few attempts: while we wait for a long statement, all others wait for us. `undo` gives back what
+    /// an attempt got.
+    async fn hold(&mut self, steps: &[&str], undo: Option<&str>) -> Result<(), Error> {
         for attempt in 1..=LOCK_ATTEMPTS {
-            match hold_once(&mut self.coordinator, self.flavour).await {
+            match run(&mut self.coordinator, steps).await {
                 Ok(()) => {
                     self.held = true;
                     return Ok(());
@@ -87,8 +111,8 @@ impl Snapshot {
                 // Lock wait timeout.
                 Err(error) if error.code() == Some(1205) => {
                     tracing::warn!(attempt, "a long statement keeps the backup from beginning; writes go on meanwhile");
-                    if self.flavour == Flavour::Mariadb {
-                        self.coordinator.execute("BACKUP STAGE END").await?;
+                    if let Some(undo) = undo {
+                        self.coordinator.execute(undo).await?;
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -108,12 +132,7 @@ async fn prepare(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
     Ok(())
 }
 
-async fn hold_once(session: &mut Sql, flavour: Flavour) -> Result<(), SqlError> {
-    let steps: &[&str] = match flavour {
-        // The first one waits for long statements without making others wait.
-        Flavour::Mysql => &["FLUSH NO_WRITE_TO_BINLOG TABLES", "FLUSH TABLES WITH READ LOCK"],
-        Flavour::Mariadb => &["BACKUP STAGE START", "BACKUP STAGE BLOCK_DDL", "BACKUP STAGE BLOCK_COMMIT"],
-    };
+async fn run(session: &mut Sql, steps: &[&str]) -> Result<(), SqlError> {
     for step in steps {
         session.execute(step).await?;
     }

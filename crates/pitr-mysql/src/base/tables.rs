@@ -7,6 +7,7 @@ use super::format::{literal, quoted};
 use super::ranges::{Range, divide};
 use super::rows::Form;
 use crate::error::Error;
+use crate::limits::YOUNG;
 use crate::sql::Sql;
 
 /// A table with rows to be read.
@@ -20,6 +21,10 @@ pub struct Table {
     pub transactional: bool,
     /// About how many bytes its rows take.
     pub bytes: u64,
+    /// True if it was made or altered lately: what comes often goes soon.
+    pub young: bool,
+    /// Of which kind it is, and when it was made or last altered, as [`Table::check`] asks.
+    made: String,
     /// Rows that are no longer current are kept too.
     versioned: bool,
     columns: Vec<Column>,
@@ -93,6 +98,21 @@ impl Table {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 
+    /// Fails if it is no longer the table that it was when it was listed. The session has read from it, so it stays what it
+    /// is meanwhile.
+    pub async fn check(&self, session: &mut Sql) -> Result<(), Error> {
+        let asked = format!(
+            "SELECT {STATE} FROM information_schema.tables WHERE table_schema = {} AND table_name = {}",
+            literal(&self.schema),
+            literal(&self.name)
+        );
+        let found = session.value(&asked).await?;
+        if found.as_deref() != Some(&self.made) {
+            return Err(BaseError::DefinitionsChanged(self.full_name()).into());
+        }
+        Ok(())
+    }
+
     /// The stretches in which it is read. Asks for the first and last key only if it is worth dividing.
     pub async fn ranges(&self, session: &mut Sql) -> Result<Vec<Range>, Error> {
         let first = self.key.first();
@@ -110,12 +130,16 @@ impl Table {
     }
 }
 
+/// What changes with a table's definition. Renaming counts, and emptying it.
+const STATE: &str = "CONCAT_WS(' ', table_type, engine, create_time)";
+
 /// All tables of a database that have rows of their own.
 pub async fn tables(session: &mut Sql, schema: &str) -> Result<Vec<Table>, Error> {
     let mut columns = columns(session, schema).await?;
     let mut keys = keys(session, schema).await?;
     let asked = format!(
-        "SELECT table_name, table_type, engine, data_length FROM information_schema.tables WHERE table_schema = {} ORDER BY table_name",
+        "SELECT table_name, table_type, engine, data_length, {STATE}, create_time > NOW() - INTERVAL {} SECOND FROM information_schema.tables WHERE table_schema = {} ORDER BY table_name",
+        YOUNG.as_secs(),
         literal(schema)
     );
     let mut found = Vec::new();
@@ -141,6 +165,8 @@ pub async fn tables(session: &mut Sql, schema: &str) -> Result<Vec<Table>, Error
             schema: schema.to_owned(),
             transactional: matches!(engine.as_str(), "innodb" | "rocksdb" | "tokudb"),
             bytes: row.number(3).unwrap_or(0),
+            made: row.text(4).unwrap_or_default(),
+            young: row.text(5).as_deref() == Some("1"),
             versioned,
             columns: stored,
             has_key: key.is_some(),
@@ -205,6 +231,8 @@ mod tests {
             name: "t`x".to_owned(),
             transactional: true,
             bytes: 0,
+            young: false,
+            made: String::new(),
             versioned: false,
             columns: columns
                 .iter()

@@ -1,11 +1,14 @@
 //! The log to be replayed: which pieces of which files, and where it ends.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use pitr_core::ports::Recovery;
-use pitr_core::{LineageId, SegmentName};
+use pitr_core::{LineageId, SegmentName, Span};
 
 use super::ReplayError;
 use crate::event::{Checksum, Format, Header, MAGIC};
+use crate::gtid::MariaSet;
 use crate::{BinlogPosition, Incarnation, LogFile};
 
 /// An archived piece of one log file.
@@ -46,17 +49,21 @@ pub struct Log {
     pub start: BinlogPosition,
     /// Everything from here on is left out.
     pub cut: BinlogPosition,
+    /// MariaDB: its transactions are of several domains.
+    pub has_domains: bool,
 }
 
 /// Keys of the facts of a segment that are used here.
 const FILE: &str = "file";
 const OFFSET: &str = "offset";
 const FORMAT: &str = "format";
+const BEFORE: &str = "before";
+const EXECUTED: &str = "executed";
 
 impl Log {
     /// The log of a recovery, whose spans are single segments. `start` is where its base lies.
     pub fn new(recovery: &Recovery<BinlogPosition>, start: BinlogPosition) -> Result<Self, ReplayError> {
-        let piece = |span: &pitr_core::Span<BinlogPosition>| {
+        let piece = |span: &Span<BinlogPosition>| {
             let bad = |what| ReplayError::Segment { name: span.first.to_string(), what };
             if !span.is_single() {
                 return Err(bad("it is a roll-up of segments"));
@@ -74,7 +81,8 @@ impl Log {
             })
         };
         let pieces = recovery.log.iter().map(piece).collect::<Result<_, _>>()?;
-        Ok(Self { pieces, start, cut: recovery.cut })
+        let has_domains = recovery.log.iter().flat_map(domains).collect::<BTreeSet<_>>().len() > 1;
+        Ok(Self { pieces, start, cut: recovery.cut, has_domains })
     }
 
     /// Bytes at the front of a piece of `length` bytes that are not replayed, and where it ends; both as offsets in
@@ -102,6 +110,13 @@ impl Log {
         }
         self.cut.offset.saturating_sub(piece.offset).min(length)
     }
+}
+
+/// The domains of the transactions of a segment of MariaDB.
+fn domains(span: &Span<BinlogPosition>) -> Vec<u32> {
+    let set = |key| span.facts.get(key).and_then(|text| text.parse::<MariaSet>().ok()).unwrap_or_default();
+    let (before, executed) = (set(BEFORE), set(EXECUTED));
+    executed.iter().filter(|last| before.last(last.domain) != Some(*last)).map(|last| last.domain).collect()
 }
 
 /// Reads the first event of a file, given whole.

@@ -26,6 +26,9 @@ use crate::limits::{LOG_TAIL, SERVER_POLL, SERVER_START, SERVER_STOP};
 
 /// The account of the restore.
 const ADMIN: &str = "pitr_restore";
+/// MySQL does not start where the directory is missing that it was built with, unless files are ruled out. Rows of
+/// `LOAD DATA` that are in the log do not count as files.
+const NO_FILES: &str = "--secure-file-priv=NULL";
 /// The file that says which restore a directory belongs to.
 const PLAN: &str = "plan";
 /// The file that says that the server's own files have been made.
@@ -171,6 +174,10 @@ impl Claim {
             let option = option.trim_start_matches("--").replace('=', " = ");
             text.push_str(&format!("{option}\n"));
         }
+        if self.flavour == Flavour::Mysql {
+            text.push_str("# The directory that it was built with for files of LOAD DATA need not exist here.\n");
+            text.push_str(&format!("{}\n", NO_FILES.trim_start_matches("--").replace('=', " = ")));
+        }
         if self.flavour == Flavour::Mysql && dump.settings.get("gtid_mode").is_some_and(|mode| mode == "ON") {
             text.push_str("gtid_mode = ON\nenforce_gtid_consistency = ON\n");
         }
@@ -202,7 +209,7 @@ impl Claim {
         options.push(format!("--server-id={}", new_server_id(dump)));
         match self.flavour {
             Flavour::Mysql => {
-                options.extend(["--mysqlx=OFF", "--skip-replica-start=ON"].map(str::to_owned));
+                options.extend(["--mysqlx=OFF", "--skip-replica-start=ON", NO_FILES].map(str::to_owned));
                 if let Some(mode) = dump.settings.get("gtid_mode") {
                     options.push(format!("--gtid-mode={mode}"));
                     options.push("--enforce-gtid-consistency=ON".to_owned());

@@ -125,7 +125,7 @@ impl MyRestore {
         let mut admin = self.session().await?;
         let flavour = check_fit(&mut admin, &dump).await?;
         let resumed = ledger::open(&mut admin, &fingerprint(recovery)).await?;
-        tuned::set(&mut admin, flavour).await?;
+        tuned::set(&mut admin, flavour, log.has_domains).await?;
 
         let spool = Arc::new(Spool::create(&self.options.spool_below)?);
         let small = |part: &PartInfo| part.path == DEFINITIONS || part.path == TABLES;

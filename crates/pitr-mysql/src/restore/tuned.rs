@@ -18,17 +18,22 @@ const MYSQL: [(&str, &str); 3] =
 const MARIADB: [(&str, &str); 3] =
     [("slave_parallel_threads", "4"), ("slave_parallel_mode", "optimistic"), ("slave_net_timeout", "60")];
 
-/// Sets them. A setting that this version does not have, or that we may not change, stays as it is.
-pub async fn set(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
-    // For good: events of the source must not fire in a copy of it.
-    session.execute("SET GLOBAL event_scheduler = OFF").await?;
+/// MariaDB applies domains side by side, whatever the mode: a transaction may come before one of another domain that it needs.
+/// One session applies them in the order of the log.
+const ONE_BY_ONE: (&str, &str) = ("slave_parallel_threads", "0");
+
+/// Sets them. A setting that this version does not have, or that we may not change, stays as it is. `has_domains` tells that
+/// the log of MariaDB has transactions of several domains.
+pub async fn set(session: &mut Sql, flavour: Flavour, has_domains: bool) -> Result<(), Error> {
+    stop_events(session, flavour).await?;
     session
         .execute(&format!(
             "CREATE TABLE IF NOT EXISTS {DATABASE}.settings (name VARCHAR(64) PRIMARY KEY, value TEXT NOT NULL) ENGINE = InnoDB"
         ))
         .await?;
     let own = if flavour == Flavour::Mysql { MYSQL } else { MARIADB };
-    for (name, value) in BOTH.into_iter().chain(own) {
+    let one_by_one = (flavour == Flavour::Mariadb && has_domains).then_some(ONE_BY_ONE);
+    for (name, value) in BOTH.into_iter().chain(own).chain(one_by_one) {
         let before = format!("INSERT IGNORE INTO {DATABASE}.settings VALUES ('{name}', @@GLOBAL.{name})");
         let set = format!("SET GLOBAL {name} = {value}");
         for statement in [before, set] {
@@ -38,6 +43,22 @@ pub async fn set(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
             }
         }
     }
+    Ok(())
+}
+
+/// For good: events of the source must not fire in a copy of it, also not after its next start.
+async fn stop_events(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
+    let now = session.value("SELECT @@GLOBAL.event_scheduler").await?;
+    if matches!(now.as_deref(), Some("OFF" | "DISABLED")) {
+        return Ok(());
+    }
+    if flavour == Flavour::Mysql {
+        match session.execute("SET PERSIST event_scheduler = OFF").await {
+            Ok(_) => return Ok(()),
+            Err(error) => tracing::debug!(%error, "events are off until the next start of the server"),
+        }
+    }
+    session.execute("SET GLOBAL event_scheduler = OFF").await?;
     Ok(())
 }
 
