@@ -330,11 +330,10 @@ pub async fn run_script(root: &Client, script: &str, password: &str, again: bool
     let (node, _) = programs::azurite()?;
     let output = Command::new(node).args(["-e", MONGOSH, script, password, &again.to_string()]).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let commands: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)?;
+    let commands: Vec<Vec<(String, Bson)>> = serde_json::from_slice(&output.stdout)?;
     ensure!(commands.len() == 2, "the script does {commands:?}");
     for command in commands {
-        let command = mongodb::bson::serialize_to_document(&command)?;
-        root.database("admin").run_command(command).await?;
+        root.database("admin").run_command(command.into_iter().collect::<Document>()).await?;
     }
     Ok(())
 }
@@ -343,7 +342,8 @@ pub async fn run_script(root: &Client, script: &str, password: &str, again: bool
 const MONGOSH: &str = r#"
 const [script, password, again] = process.argv.slice(1);
 const done = [];
-const named = (verb, name, { role, user, ...rest }) => done.push({ [verb]: name ?? role ?? user, ...rest });
+// The first key of a command names it.
+const named = (verb, name, { role, user, ...rest }) => done.push([[verb, name ?? role ?? user], ...Object.entries(rest)]);
 const admin = {
   getRole: () => again === "true", getUser: () => again === "true",
   createRole: role => named("createRole", null, role), updateRole: (name, role) => named("updateRole", name, role),

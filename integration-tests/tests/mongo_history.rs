@@ -209,7 +209,7 @@ async fn prepared_transactions_are_whole_from_their_commit_on_and_absent_before(
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_nobody_knows_is_archived_and_refused_when_a_restore_is_planned_over_it() -> Result<()> {
     let scratch = Scratch::new("mongo-unknown")?;
-    let source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
+    let mut source = Mongo::start(&scratch, "rs", &MongoSetup::chosen()).await?;
     let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
@@ -218,16 +218,27 @@ async fn an_operation_that_nobody_knows_is_archived_and_refused_when_a_restore_i
     pitr.run(["backup", SOURCE])?.ok()?;
     all.insert_one(doc! { "_id": "before" }).await?;
     let before = newest(&client).await?;
-    // Put into the log by hand, as a later version of the server might write it.
-    let strange = doc! {
-        "ts": Timestamp { increment: before.increment + 1, ..before }, "t": 1_i64, "v": 2_i64, "op": "c",
-        "ns": "shop.$cmd", "wall": mongodb::bson::DateTime::now(), "o": { "foldCollection": "all" },
-    };
-    client.database("local").collection::<Document>("oplog.rs").insert_one(&strange).await?;
-    // The next entry carries the commit point over it.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    wait_for_archive(&pitr, before).await?;
+    tail.stop()?;
+
+    let note = |fill: usize| doc! { "foldCollection": "all", "fill": "x".repeat(fill) };
+    let command = "shop.$cmd";
+    client.database("admin").run_command(doc! { "appendOplogNote": 1, "data": note(command.len()) }).await?;
     all.insert_one(doc! { "_id": "after" }).await?;
     let after = newest(&client).await?;
+    source.member_mut(0)?.stop()?;
+    // The note is made a command, as a later version of the server might write one: only a server that is of no set lets
+    // its log be changed, and only to something of the same size.
+    let mut alone = Mongo::on_directory(&scratch, source.member(0)?.home()).await?;
+    let oplog = alone.client().await?.database("local").collection::<Document>("oplog.rs");
+    let change = doc! { "$set": { "op": "c", "ns": command, "o": note(0) } };
+    let changed = oplog.update_one(doc! { "o.foldCollection": "all" }, change).await?;
+    ensure!(changed.modified_count == 1, "{changed:?}");
+    alone.member_mut(0)?.stop()?;
+    source.member_mut(0)?.launch()?;
+    source.primary().await?;
+
+    let mut tail = Streaming::start(&pitr)?;
     let begun = std::time::Instant::now();
     let refused = loop {
         let run = pitr.run(["plan", SOURCE, "--to", &optime(after)])?;
@@ -239,6 +250,8 @@ async fn an_operation_that_nobody_knows_is_archived_and_refused_when_a_restore_i
     };
     tail.stop()?;
     ensure!(refused.stderr.contains("does not know it"), "{refused}");
+    let log = fs::read_to_string(pitr.config().with_file_name("stream.log"))?;
+    ensure!(log.contains("foldCollection"), "the stream did not warn: {log}");
     let target = Mongo::standalone(&scratch, "target").await?;
     pitr.run(["restore", SOURCE, "--to", "latest", "--target-url", &target.url()])?.with_code(4)?;
     ensure!(target.client().await?.list_database_names().await?.iter().all(|name| name != "pitr_restore"));

@@ -75,11 +75,16 @@ async fn the_printed_role_is_enough_and_a_lesser_one_is_told_what_it_lacks() -> 
     command.env("PITR_TARGET_PASSWORD_FILE", &password);
     let run = Pitr::finish(command)?;
     ensure!(matches!(run.code, Some(0 | 3)) && !run.text().contains(PASSWORD), "{run}");
+    // The administrator of the source has taken the place of that of the target, who was of the same name.
+    let target_root = Client::with_uri_str(as_user(&target, "root:root")).await?;
     let found = documents(&target_root.database("shop").collection::<Document>("all")).await?;
     ensure!(found == [doc! { "_id": 1 }, doc! { "_id": 2 }], "{found:?}");
     // The users of the source are there beside those of the target.
     let users = documents(&target_root.database("admin").collection::<Document>("system.users")).await?;
-    ensure!(users.iter().any(|user| user.get_str("user").is_ok_and(|name| name == "pitr")), "{users:?}");
+    let names: Vec<&str> = users.iter().filter_map(|user| user.get_str("user").ok()).collect();
+    ensure!(names == ["pitr", "restorer", "root"], "{users:?}");
+    let own = root.database("admin").collection::<Document>("system.users").find_one(doc! { "user": "root" }).await?;
+    ensure!(own.is_some() && users.last() == own.as_ref(), "{users:?}");
     Ok(())
 }
 

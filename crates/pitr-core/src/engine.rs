@@ -66,10 +66,22 @@ pub trait Engine: Debug + Clone + Copy + Send + Sync + 'static {
 /// A coordinate of the log that a user named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Locator<P> {
-    /// The event that begins at, or spans, this position.
+    /// The event that begins at, or spans, this position. The end of the log is such a position too.
     Position(P),
+    /// The record that begins at this position. Unlike a cut, it cannot be kept where the log ends before it.
+    Record(P),
     /// The transaction with this identifier.
     Transaction(String),
     /// The named point.
     Named(String),
+}
+
+impl<P> Locator<P> {
+    /// The position, of a coordinate that has one.
+    pub fn position(self) -> Option<P> {
+        match self {
+            Self::Position(position) | Self::Record(position) => Some(position),
+            Self::Transaction(_) | Self::Named(_) => None,
+        }
+    }
 }

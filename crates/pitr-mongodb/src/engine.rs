@@ -15,6 +15,8 @@ pub mod facts {
     pub const VERSION: &str = "version";
     /// Lineage, base: feature compatibility version.
     pub const COMPATIBILITY: &str = "compatibility";
+    /// Segment: its first entry, as a position. All its entries are of one election.
+    pub const FIRST: &str = "first";
     /// Segment: number of entries.
     pub const ENTRIES: &str = "entries";
     /// Segment, span: names of operations that cannot be replayed, most of them unknown, separated by spaces.
@@ -43,7 +45,7 @@ impl Engine for Mongo {
         let malformed =
             |expected| TargetError::Malformed { scheme: scheme.to_owned(), value: value.to_owned(), expected };
         match scheme {
-            "optime" => value.parse().map(Locator::Position).map_err(|_| malformed(MongoPosition::EXPECTED)),
+            "optime" => value.parse().map(Locator::Record).map_err(|_| malformed(MongoPosition::EXPECTED)),
             "name" if value.len() <= MAX_MARK_NAME => Ok(Locator::Named(value.to_owned())),
             "name" => Err(malformed("the name of a mark, at most 128 bytes")),
             _ => Err(TargetError::UnknownScheme {
@@ -105,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_optime_is_read_with_and_without_its_term() {
-        let expected = Ok(Locator::Position("1700000000.3".parse().unwrap()));
+        let expected = Ok(Locator::Record("1700000000.3".parse().unwrap()));
         assert_eq!(locate("optime", "1700000000.3"), expected);
         assert_eq!(locate("optime", "5:1700000000.3"), expected);
         for bad in ["", "1700000000", "1700000000,3", "x.1"] {

@@ -124,6 +124,12 @@ impl MongoPosition {
     /// The accepted text form, for error messages.
     pub const EXPECTED: &'static str = "seconds and increment such as 1700000000.3, or with the term 5:1700000000.3";
 
+    /// The earlier of two cuts of one history.
+    #[must_use]
+    pub fn or_earlier(self, other: Self) -> Self {
+        if other < self { other } else { self }
+    }
+
     /// The entry right before a cut that was made after one.
     pub fn last_entry(self) -> Option<OpTime> {
         self.term.map(|term| OpTime { term, stamp: self.stamp.previous() })

@@ -85,6 +85,7 @@ pub struct Tally {
     commits: CommitBounds,
     marks: u64,
     entries: u64,
+    first: Option<MongoPosition>,
     unknown: BTreeSet<String>,
 }
 
@@ -92,6 +93,7 @@ impl Tally {
     /// Counts one entry. Returns the name of an operation that cannot be replayed, if it is new here.
     pub fn add<'a>(&mut self, entry: &Entry<'a>) -> Option<&'a str> {
         self.entries += 1;
+        self.first.get_or_insert_with(|| entry.optime.before());
         self.commits.reaches = self.commits.reaches.max(entry.wall);
         match what(entry) {
             Some(What::Commit) => {
@@ -129,6 +131,7 @@ impl Tally {
     /// Facts for the segment's header.
     pub fn facts(&self) -> Facts {
         let mut known = Facts::from([(facts::ENTRIES.to_owned(), self.entries.to_string())]);
+        known.extend(self.first.map(|first| (facts::FIRST.to_owned(), first.to_string())));
         if !self.unknown.is_empty() {
             known.insert(facts::UNKNOWN.to_owned(), join_names(self.unknown.iter().map(String::as_str)));
         }

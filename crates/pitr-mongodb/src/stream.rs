@@ -17,7 +17,7 @@ use pitr_core::{Facts, LineageId, PortError, SegmentName};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::connect::{Member, Prefer, Settings, entry_at, first_from, lineage_facts, oplog_bounds};
+use crate::connect::{Member, Prefer, Settings, entry_at, first_from, last_of_term, lineage_facts, oplog_bounds};
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
@@ -49,7 +49,9 @@ pub struct OplogStream {
     until: Option<MongoPosition>,
     /// True once it has come there.
     filled: bool,
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Piece>,
+    /// Term of the last entry that was read.
+    term: Option<i64>,
     open: SegmentStart<MongoPosition>,
     end: MongoPosition,
     tally: Tally,
@@ -61,6 +63,14 @@ enum Cursor {
     Open(RawBatchCursor),
     /// The oplog begins behind this entry.
     Gone(OpTime),
+}
+
+/// Entries of one election.
+#[derive(Debug, Clone)]
+struct Piece {
+    bytes: Bytes,
+    /// True if entries of another election follow.
+    last_of_term: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +107,11 @@ impl Upstream {
     /// True if the oplog has this very entry.
     pub async fn holds(&self, entry: OpTime) -> Result<bool> {
         Ok(entry_at(&self.member, entry.stamp).await? == Some(entry))
+    }
+
+    /// The last entry of the election under which `entry` was written, from there on.
+    pub async fn last_of_term(&self, entry: OpTime) -> Result<OpTime> {
+        Ok(last_of_term(&self.member, entry).await?.unwrap_or(entry))
     }
 
     /// Where the first stream of all begins: a little before the end, so that the log reaches back to the begin of a base
@@ -140,6 +155,7 @@ impl Upstream {
             until,
             filled: false,
             ready: VecDeque::new(),
+            term: None,
             open: SegmentStart { name: segment_name(start)?, start },
             end: start,
             tally: Tally::default(),
@@ -178,14 +194,13 @@ impl OplogStream {
                 self.filled = true;
                 break;
             }
-            if !chunk.is_empty() && chunk.len() + document.as_bytes().len() > MAX_CHUNK {
-                self.ready.push_back(Bytes::from(std::mem::take(&mut chunk)));
+            let elected = self.term.replace(entry.optime.term).is_some_and(|term| term != entry.optime.term);
+            if elected || chunk.len() + document.as_bytes().len() > MAX_CHUNK {
+                self.push(std::mem::take(&mut chunk), elected);
             }
             chunk.extend_from_slice(document.as_bytes());
         }
-        if !chunk.is_empty() {
-            self.ready.push_back(Bytes::from(chunk));
-        }
+        self.push(chunk, false);
         match self.first {
             // The cursor found nothing at or after what the archive has.
             Some(first) if !any => Err(behind(&self.member, first.entry).await),
@@ -193,14 +208,25 @@ impl OplogStream {
         }
     }
 
+    /// Puts entries by, to be handed out. That an election ends them may show only after they were.
+    fn push(&mut self, chunk: Vec<u8>, last_of_term: bool) {
+        if !chunk.is_empty() || last_of_term {
+            self.ready.push_back(Piece { bytes: Bytes::from(chunk), last_of_term });
+        }
+    }
+
     /// The next bytes of the log, at once if there are any; `None` where the archive has what follows.
-    async fn read(&mut self) -> Result<Option<Bytes>> {
+    async fn read(&mut self) -> Result<Option<Piece>> {
         loop {
-            if let Some(bytes) = self.ready.pop_front() {
-                self.count(&bytes)?;
+            if let Some(piece) = self.ready.pop_front() {
+                if piece.bytes.is_empty() && self.tally.entries() == 0 {
+                    // The segment was cut there already.
+                    continue;
+                }
+                self.count(&piece.bytes)?;
                 self.heartbeat.moved();
                 self.window.at(self.end.stamp);
-                return Ok(Some(bytes));
+                return Ok(Some(piece));
             }
             if self.filled {
                 return Ok(None);
@@ -319,14 +345,15 @@ impl LogStream for OplogStream {
     }
 
     async fn next(&mut self) -> Result<Option<LogChunk>, PortError> {
-        let bytes = match self.read().await.map_err(PortError::from)? {
-            Some(bytes) => bytes,
+        let Piece { bytes, last_of_term } = match self.read().await.map_err(PortError::from)? {
+            Some(piece) => piece,
             // Whatever is open ends here, and the loop looks where to go on.
             None if self.tally.entries() > 0 => return Ok(Some(LogChunk { bytes: Bytes::new(), cut: Cut::Must })),
             None => return Ok(None),
         };
-        // Entries are whole, and a replay puts transactions together over segments.
-        Ok(Some(LogChunk { bytes, cut: Cut::May }))
+        // Entries are whole, and a replay puts transactions together over segments. A history can only fork where
+        // somebody was elected: where that is known from the headers, it is known where two histories part.
+        Ok(Some(LogChunk { bytes, cut: if last_of_term { Cut::Must } else { Cut::May } }))
     }
 
     fn so_far(&self) -> SegmentSummary<MongoPosition> {

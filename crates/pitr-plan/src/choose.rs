@@ -200,13 +200,19 @@ pub(crate) fn nearest<E: Engine>(
             nearest.1 = Some(Moment {
                 position: base.consistent.clone(),
                 time: Some(base.taken.1),
-                target: E::target(&base.consistent),
+                target: target_of_begin(log, run, base)?,
                 lineage: None,
             });
             break;
         }
     }
     Ok(nearest)
+}
+
+/// What to type for the earliest cut of a run. Where the log ends right there, that is the name of its end.
+fn target_of_begin<E: Engine>(log: &Log<'_, E>, run: usize, base: &Base<E::Position>) -> Step<E::Position, String> {
+    let ends_there = moment_at_end(log, run)?.filter(|end| end.position == base.consistent);
+    Ok(ends_there.map_or_else(|| E::target(&base.consistent), |end| end.target))
 }
 
 fn moment_at_end<E: Engine>(log: &Log<'_, E>, run: usize) -> Step<E::Position, Option<Moment<E::Position>>> {

@@ -103,7 +103,7 @@ impl<'a, E: Engine> Log<'a, E> {
     }
 
     /// Whether an event found in the piece's span belongs to the log at this place.
-    fn counts(&self, piece: &Piece<'_, E::Position>, begin: &E::Position, end: &E::Position) -> bool {
+    pub fn counts(&self, piece: &Piece<'_, E::Position>, begin: &E::Position, end: &E::Position) -> bool {
         !(*begin < piece.from)
             && self.walk.until(piece.hop).is_none_or(|until| *end <= *until)
             && (piece.end == piece.span.end || *end <= piece.end)
@@ -231,6 +231,11 @@ impl<'a, E: Engine> Log<'a, E> {
         gap.after_time = (0..=run).filter_map(|run| self.known_reach(run)).max().or(gap.after_time);
         gap.before_time = self.known_first_commit(run + 1).or(gap.before_time);
         Some(gap)
+    }
+
+    /// The hole after a run; after the last one, a gap that a writer recorded and behind which nothing is archived yet.
+    pub fn break_after(&self, run: usize) -> Option<Gap<E::Position>> {
+        self.hole_after(run).or_else(|| self.walk.recorded_after(run))
     }
 
     fn known_first_commit(&self, run: usize) -> Option<Timestamp> {

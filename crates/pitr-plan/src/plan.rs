@@ -1,9 +1,7 @@
 //! The plan, and the steps that make it.
 
 use pitr_core::ports::{Recovery, Stop};
-use pitr_core::{
-    Base, Bound, Catalog, Engine, Event, Gap, Lineage, LineageId, Locator, Position, Span, Target, Timestamp,
-};
+use pitr_core::{Base, Bound, Catalog, Engine, Event, Gap, Lineage, LineageId, Position, Span, Target, Timestamp};
 
 use crate::choose::{OnPath, bases, choose, nearest};
 use crate::limits::{MAX_INVERSION_EXAMPLES, MAX_INVERSION_SCANS};
@@ -263,7 +261,7 @@ fn end<E: Engine>(
         lineage,
         last_kept,
         first_dropped,
-        gap_after: log.hole_after(resolved.at.run).filter(|_| runs_out),
+        gap_after: log.break_after(resolved.at.run).filter(|_| runs_out),
         inversions,
     })
 }
@@ -277,7 +275,8 @@ fn halt<E: Engine>(
     hop: usize,
 ) -> E::Position {
     let is_position = |scheme: &str, value: &str| {
-        log.walk.path.iter().any(|lineage| matches!(E::locate(lineage, scheme, value), Ok(Locator::Position(_))))
+        let located = |lineage: &&Lineage<E::Position>| E::locate(lineage, scheme, value).ok();
+        log.walk.path.iter().filter_map(located).any(|located| located.position().is_some())
     };
     let at_commit = end.first_dropped.as_ref().is_some_and(|dropped| end.stop == Stop::Before(dropped.begin.clone()));
     let asked_for = matches!(&request.target, Target::Coordinate { scheme, value } if is_position(scheme, value));

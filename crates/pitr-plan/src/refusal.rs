@@ -98,6 +98,8 @@ pub enum Reason<P> {
     AfterEnd {
         /// The latest moment that the log proves to reach.
         reaches: Option<Timestamp>,
+        /// What is known to be missing from there on.
+        gap: Option<Gap<P>>,
     },
     /// The position belongs to no stretch of this history.
     NotInLog,
@@ -207,10 +209,16 @@ impl<P: Position> fmt::Display for Refusal<P> {
             Reason::CrossesGap { base, gap } => {
                 write!(f, "a gap of the log lies between base {base} and {target}: {}", GapText(gap))
             }
-            Reason::AfterEnd { reaches: Some(time) } => {
-                write!(f, "{target} lies after the end of the archived log, which reaches {}", crate::text::utc(*time))
+            Reason::AfterEnd { reaches, gap } => {
+                write!(f, "{target} lies after the end of the archived log")?;
+                if let Some(time) = reaches {
+                    write!(f, ", which reaches {}", crate::text::utc(*time))?;
+                }
+                match gap {
+                    Some(gap) => write!(f, "; a gap follows: {}", GapText(gap)),
+                    None => Ok(()),
+                }
             }
-            Reason::AfterEnd { reaches: None } => write!(f, "{target} lies after the end of the archived log"),
             Reason::NotInLog => write!(f, "{target} is no position of this history"),
             Reason::UnknownTransaction { id, aborted: Some(_) } => {
                 write!(f, "transaction {} was rolled back", safe(id))
@@ -351,7 +359,9 @@ impl<P: Position> From<&Refusal<P>> for RefusalReport {
         let (candidates, gap) = match &refusal.reason {
             Reason::Ambiguous { candidates, .. } => (candidates.iter().map(candidate).collect(), None),
             Reason::UnknownTransaction { aborted, .. } => (aborted.iter().map(candidate).collect(), None),
-            Reason::InGap { gap } | Reason::CrossesGap { gap, .. } => (Vec::new(), Some(gap.into())),
+            Reason::InGap { gap } | Reason::CrossesGap { gap, .. } | Reason::AfterEnd { gap: Some(gap), .. } => {
+                (Vec::new(), Some(gap.into()))
+            }
             _ => (Vec::new(), None),
         };
         Self {

@@ -46,6 +46,7 @@ pub(crate) fn resolve<E: Engine>(
                 Ok(Locator::Transaction(id)) => transaction(log, &id, bound),
                 Ok(Locator::Named(name)) => named(log, &name, bound),
                 Ok(Locator::Position(_)) => position(log, scheme, value, bound, bases),
+                Ok(Locator::Record(_)) => record(log, scheme, value, bound, bases),
             }
         }
     }
@@ -77,12 +78,12 @@ fn end_of_run<E: Engine>(log: &Log<'_, E>, run: usize) -> Step<E::Position, Reso
 
 /// Refuses what lies in the hole after `run`, after the end of the log, or (`None`) before any record.
 fn beyond_run<E: Engine, T>(log: &Log<'_, E>, run: Option<usize>) -> Step<E::Position, T> {
-    let Some(run) = run else { return refuse(Reason::AfterEnd { reaches: None }, Spot::End) };
+    let Some(run) = run else { return refuse(Reason::AfterEnd { reaches: None, gap: None }, Spot::End) };
     match log.hole_after(run) {
         Some(gap) => refuse(Reason::InGap { gap }, Spot::Hole(run)),
         None => {
             let reaches = (0..log.runs()).filter_map(|run| log.known_reach(run)).max();
-            refuse(Reason::AfterEnd { reaches }, Spot::End)
+            refuse(Reason::AfterEnd { reaches, gap: log.break_after(run) }, Spot::End)
         }
     }
 }
@@ -137,6 +138,39 @@ fn is_first_of_run<E: Engine>(log: &Log<'_, E>, at: At, event: &Event<E::Positio
     Ok(first.is_some_and(|(_, first)| first.begin == event.begin))
 }
 
+/// The cut at a record. To keep one that the log does not hold would be to promise it; to drop it is to keep all before
+/// it, which the end of the log is enough for.
+fn record<E: Engine>(
+    log: &Log<'_, E>,
+    scheme: &str,
+    value: &str,
+    bound: Bound,
+    bases: &Bases<'_, E::Position>,
+) -> Step<E::Position, Resolved<E::Position>> {
+    let resolved = position(log, scheme, value, bound, bases)?;
+    if bound == Bound::Before {
+        return Ok(resolved);
+    }
+    let Place::Held(at, position) = place(log, scheme, value)? else { return Ok(resolved) };
+    match record_at(log, at, &position)?.is_some() || goes_on(log, at, &position)? {
+        true => Ok(resolved),
+        false => beyond_run(log, Some(at.run)),
+    }
+}
+
+/// True if a record is known that ends behind `position`, which is held by place `at`.
+fn goes_on<E: Engine>(log: &Log<'_, E>, at: At, position: &E::Position) -> Step<E::Position, bool> {
+    for (here, piece) in log.places(at.run).skip(at.piece) {
+        let behind = |end: &E::Position| here > at || !(end <= position);
+        let last = log.scan(here)?.last_record.as_ref();
+        let last_is = last.is_some_and(|(begin, end)| behind(end) && log.counts(piece, begin, end));
+        if last_is || { log.events(here)? }.any(|event| behind(&event.end)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The cut at a position.
 ///
 /// A record that begins at the position, or spans it, is named by it: kept by `--to`, dropped by `--before`.
@@ -181,10 +215,10 @@ fn place<E: Engine>(log: &Log<'_, E>, scheme: &str, value: &str) -> Step<E::Posi
     let mut missing = None;
     for (hop, lineage) in log.walk.path.iter().enumerate().rev() {
         let position = match E::locate(lineage, scheme, value) {
-            Ok(Locator::Position(position)) => position,
-            Ok(_) => continue,
+            Ok(located) => located.position(),
             Err(error) => return refuse(Reason::TargetInvalid(error), Spot::Nowhere),
         };
+        let Some(position) = position else { continue };
         for run in (0..log.runs()).rev() {
             if let Some(at) = log.place_of(run, hop, &position) {
                 return Ok(Place::Held(at, position));

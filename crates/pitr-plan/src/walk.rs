@@ -142,6 +142,20 @@ impl<'a, P: pitr_core::Position> Walk<'a, P> {
         self.gap(lineage, after, Some(before))
     }
 
+    /// The gap that was recorded at the end of the last run, if there is one.
+    pub fn recorded_after(&self, run: usize) -> Option<Gap<P>> {
+        let last = self.runs.get(run)?.pieces.last()?;
+        let leaf = self.path.last()?;
+        let is_last = run + 1 == self.runs.len() && last.hop + 1 == self.path.len();
+        // One that ends before the log does was filled.
+        let open = |gap: &&Gap<P>| match &gap.before {
+            Some(before) => last.end < *before,
+            None => last.end <= gap.after,
+        };
+        let gap = self.gaps.iter().filter(|gap| is_last && gap.lineage == leaf.id).find(open)?;
+        Some(Gap { after: last.end.clone(), ..gap.clone() })
+    }
+
     /// A gap with these edges, and the cause that a writer recorded for it, if any.
     pub fn gap(&self, hop: usize, after: P, before: Option<P>) -> Option<Gap<P>> {
         let lineage = &self.path.get(hop)?.id;

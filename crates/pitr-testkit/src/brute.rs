@@ -106,7 +106,9 @@ pub fn plan(server: &Server, catalog: &Catalog<ToyPosition>, request: &Request) 
     match truth.resolve(request) {
         Err(verdict) => vec![verdict],
         Ok(places) => {
-            places.into_iter().map(|place| truth.finish(place, request).unwrap_or_else(|verdict| verdict)).collect()
+            let hidden = truth.hidden(&places, request);
+            let finish = |place| truth.finish(place, request).unwrap_or_else(|verdict| verdict);
+            places.into_iter().map(finish).chain(hidden).collect()
         }
     }
 }
@@ -315,6 +317,7 @@ impl<'a> Truth<'a> {
             Target::Time(time) => self.time(*time, request.bound).map(one),
             Target::Coordinate { scheme, value } => match scheme.as_str() {
                 "at" => self.position(value.parse().unwrap_or(0), request.bound),
+                "record" => self.record(value.parse().unwrap_or(0), request.bound),
                 "tx" => self.event(request.bound, "unknown_transaction", |r| {
                     matches!(r.record.kind, Kind::Commit(_)) && r.record.transaction.to_string() == *value
                 }),
@@ -374,6 +377,26 @@ impl<'a> Truth<'a> {
         }
         self.end(run)?;
         Err(self.behind(Some(run)))
+    }
+
+    /// Like a position, but a record that is to be kept must be there.
+    fn record(&self, at: u64, bound: Bound) -> Found<Vec<Place>> {
+        let places = self.position(at, bound)?;
+        let reached = |run: usize| self.whole(run).any(|record| at < record.end);
+        match places.iter().find(|place| bound == Bound::To && !reached(place.run)) {
+            Some(place) => Err(self.behind(Some(place.run))),
+            None => Ok(places),
+        }
+    }
+
+    /// The answer to a record that is kept although nothing follows it but what no scan shows: it may as well be taken to
+    /// lie behind the log.
+    fn hidden(&self, places: &[Place], request: &Request) -> Option<Verdict> {
+        let Target::Coordinate { scheme, value } = &request.target else { return None };
+        let at: u64 = value.parse().ok().filter(|_| scheme == "record" && request.bound == Bound::To)?;
+        let run = places.first()?.run;
+        let shown = self.whole(run).any(|record| at < record.end && record.record.kind != Kind::Noop);
+        (!shown).then(|| self.behind(Some(run)))
     }
 
     fn event(&self, bound: Bound, unknown: &'static str, is: impl Fn(&Placed) -> bool) -> Found<Vec<Place>> {

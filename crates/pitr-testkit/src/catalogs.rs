@@ -287,7 +287,7 @@ impl Case {
                 None => second(dice.pick(0, 300) as i64),
             }),
             5 | 6 => coordinate(
-                "at",
+                if dice.chance(50) { "at" } else { "record" },
                 match near {
                     Some(placed) if dice.chance(60) => placed.begin,
                     Some(placed) => dice.pick(placed.begin, placed.end + 1),

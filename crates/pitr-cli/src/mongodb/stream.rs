@@ -1,7 +1,7 @@
 //! Where the log of a MongoDB source comes from: the oplog of a member of its replica set.
 
 use pitr_archive::SourceArchive;
-use pitr_core::{Catalog, ErrorKind, Fork, Gap, GapCause, LineageId};
+use pitr_core::{Catalog, ErrorKind, Fork, Gap, GapCause, LineageId, Span};
 use pitr_mongodb::connect::Settings;
 use pitr_mongodb::engine::facts;
 use pitr_mongodb::position::OpTime;
@@ -122,6 +122,9 @@ fn after_base(catalog: &Catalog<MongoPosition>, lineage: &LineageId, start: Mong
 }
 
 /// Finds the newest cut that both have, and registers the history that goes on from there.
+///
+/// A set goes another way only after an election. So from the newest entry that both are known to have, they are the same
+/// up to the end of its term in the log of the source.
 async fn fork(
     archive: &SourceArchive,
     source: &Source,
@@ -129,19 +132,14 @@ async fn fork(
     parent: LineageId,
     last: OpTime,
 ) -> Result<(LineageId, MongoPosition), Failure> {
-    // An open segment is not cut: what both have of it is read again, as the begin of the new history.
-    let mut cuts: Vec<MongoPosition> = catalog.tails.iter().filter(|t| t.lineage == parent).map(|t| t.start).collect();
-    for span in catalog.spans.iter().filter(|span| span.lineage == parent) {
-        match span.is_single() {
-            true => cuts.push(span.end),
-            false => cuts.extend(archive.expand::<Mongo>(span).await?.iter().map(|segment| segment.end)),
-        }
-    }
-    cuts.sort_by_key(|cut| std::cmp::Reverse(cut.stamp));
-    for cut in cuts {
-        if resumable(source, Begin::After(cut)).await?.is_none() {
+    let mut behind = last;
+    for known in known_entries(archive, catalog, &parent).await? {
+        if !source.holds(known).await? {
+            behind = known;
             continue;
         }
+        let end = source.last_of_term(known).await?;
+        let cut = if end.stamp < behind.stamp { end.after() } else { known.after() };
         // Its newest entry names the history: two that leave at one cut are told apart.
         let OpTime { term, stamp } = source.newest;
         let id = LineageId::new(format!("{}-{term}-{stamp}", source.lineage)).during("naming the new history")?;
@@ -155,4 +153,29 @@ async fn fork(
         format!("the source does not have {last}, the last entry of the archive, and nothing before it either"),
     )
     .next("take a new base of it under a source of another name"))
+}
+
+/// Entries of a history that the plain headers name, newest first: those at both ends of each segment.
+async fn known_entries(
+    archive: &SourceArchive,
+    catalog: &Catalog<MongoPosition>,
+    lineage: &LineageId,
+) -> Result<Vec<OpTime>, Failure> {
+    let mut segments: Vec<Span<MongoPosition>> =
+        catalog.tails.iter().filter(|t| t.lineage == *lineage).cloned().collect();
+    for span in catalog.spans.iter().filter(|span| span.lineage == *lineage) {
+        match span.is_single() {
+            true => segments.push(span.clone()),
+            false => segments.extend(archive.expand::<Mongo>(span).await?),
+        }
+    }
+    let mut known: Vec<OpTime> = Vec::new();
+    for segment in segments {
+        known.extend(segment.end.last_entry());
+        let first = segment.facts.get(facts::FIRST).and_then(|first| first.parse::<MongoPosition>().ok());
+        known.extend(first.and_then(|first| Some(OpTime { term: first.term?, stamp: first.stamp })));
+    }
+    known.sort_by_key(|entry| std::cmp::Reverse(entry.stamp));
+    known.dedup();
+    Ok(known)
 }

@@ -5,7 +5,7 @@ use mongodb::bson::{Bson, Document, doc, rawdoc};
 use tokio::time::{sleep, timeout};
 
 use super::catalog::{Collection, Kind, Read, uuid};
-use crate::connect::{Member, entry_at, oplog_bounds};
+use crate::connect::{Member, entry_at, last_before, oplog_bounds};
 use crate::entry::{Entry, Meaning, Op};
 use crate::error::{Doing, Error, Result};
 use crate::limits::{CATALOG_ATTEMPTS, COMMIT_POLL, COMMIT_TIMEOUT};
@@ -30,9 +30,11 @@ pub async fn take(member: &Member) -> Result<Inventory> {
     // In this order: a transaction that is open at the cluster time either shows in the list, or began after it was read.
     let (_, before) = oplog_bounds(member).await?;
     let oldest = oldest_transaction(member).await?;
-    let start = oldest.map_or(before.before(), |oldest| earlier(oldest.before(), before.before()));
+    let start = oldest.map_or(before.before(), |oldest| oldest.before().or_earlier(before.before()));
     for _ in 0..CATALOG_ATTEMPTS {
-        let (_, at) = oplog_bounds(member).await?;
+        let (_, newest) = oplog_bounds(member).await?;
+        let at = before_prepared(member, newest).await?;
+        let start = start.or_earlier(at.before());
         let collections = collections(member).await?;
         let last = last_applied(member).await?;
         if committed(member, last).await? && unchanged(member, at.stamp, last.stamp).await? {
@@ -43,10 +45,6 @@ pub async fn take(member: &Member) -> Result<Inventory> {
         doing: format!("collections or indexes of {} changed each time they were listed", member.host),
         seconds: 0,
     })
-}
-
-fn earlier(a: MongoPosition, b: MongoPosition) -> MongoPosition {
-    if a <= b { a } else { b }
 }
 
 /// The first entry of the oldest transaction that is open, as a majority sees it.
@@ -65,6 +63,27 @@ async fn oldest_transaction(member: &Member) -> Result<Option<OpTime>> {
         oldest = Some(oldest.filter(|oldest| oldest.stamp <= found.stamp).unwrap_or(found));
     }
     Ok(oldest)
+}
+
+/// The newest entry that no undecided transaction is prepared before: a read as of a later time would wait for its
+/// decision at each document that it changes.
+async fn before_prepared(member: &Member, newest: OpTime) -> Result<OpTime> {
+    let doing = "looking for prepared transactions";
+    let command = doc! {
+        "find": "transactions", "filter": { "state": "prepared" }, "projection": { "lastWriteOpTime": 1 },
+        "readConcern": { "level": "majority" },
+    };
+    let mut cursor = member.database("config").run_cursor_command(command).await.doing(doing)?;
+    let mut at = newest;
+    while let Some(transaction) = cursor.try_next().await.doing(doing)? {
+        let prepared = transaction.get_document("lastWriteOpTime").and_then(|last| last.get_timestamp("ts"));
+        let prepared: Stamp = prepared.map_err(|error| Error::answer(doing, error))?.into();
+        if prepared <= at.stamp {
+            let gone = || Error::answer(doing, format!("the oplog does not reach back to {prepared}"));
+            at = last_before(member, prepared).await?.ok_or_else(gone)?;
+        }
+    }
+    Ok(at)
 }
 
 /// The last entry that this member has applied, committed or not.

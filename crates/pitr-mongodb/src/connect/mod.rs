@@ -6,12 +6,12 @@
 mod query;
 mod settings;
 
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
 use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;
 
-pub use self::query::{compatibility, entry_at, first_from, oplog_bounds};
+pub use self::query::{compatibility, entry_at, first_from, last_before, last_of_term, oplog_bounds};
 pub(crate) use self::query::{find_one, lineage_facts};
 pub use self::settings::{Password, Settings};
 use crate::error::{Doing, Error, Result};
@@ -40,6 +40,8 @@ pub struct Member {
     pub version: (u32, u32, u32),
     /// All members that hold data, as the set knows them.
     pub members: Vec<String>,
+    /// Who is logged in here, as `system.users` identifies users: `database.name`.
+    pub users: Vec<String>,
 }
 
 impl Member {
@@ -111,6 +113,7 @@ impl Member {
         }
         let text = |key: &str| hello.get_str(key).ok().map(str::to_owned);
         let hosts = hello.get_array("hosts").ok().into_iter().flatten();
+        let status = command(&admin, doc! { "connectionStatus": 1 }, &doing).await?;
         Ok(Self {
             client,
             host: text("me").unwrap_or_else(|| address.to_string()),
@@ -118,6 +121,7 @@ impl Member {
             writable,
             version,
             members: hosts.filter_map(|host| host.as_str().map(str::to_owned)).collect(),
+            users: users(&status),
         })
     }
 
@@ -146,11 +150,23 @@ impl Member {
         self.database(database).run_raw_command(document).await.doing(doing)
     }
 
+    /// True for the document of somebody who is logged in here: to replace it would be to be thrown out.
+    pub fn is_own_user(&self, ns: &str, id: Option<RawBsonRef<'_>>) -> bool {
+        let id = id.and_then(|id| id.as_str()).filter(|_| ns == "admin.system.users");
+        id.is_some_and(|id| self.users.iter().any(|own| own == id))
+    }
+
     /// The version as people write it.
     pub fn version_text(&self) -> String {
         let (major, minor, patch) = self.version;
         format!("{major}.{minor}.{patch}")
     }
+}
+
+fn users(status: &Document) -> Vec<String> {
+    let users = status.get_document("authInfo").and_then(|info| info.get_array("authenticatedUsers"));
+    let id = |user: &Document| Some(format!("{}.{}", user.get_str("db").ok()?, user.get_str("user").ok()?));
+    users.into_iter().flatten().filter_map(|user| id(user.as_document()?)).collect()
 }
 
 async fn command(database: &Database, document: Document, doing: &str) -> Result<Document> {

@@ -53,6 +53,28 @@ pub async fn first_from(member: &Member, stamp: Stamp) -> Result<Option<OpTime>>
     found.map(|found| optime(&found)).transpose()
 }
 
+/// The last entry of the same term, at or after this one.
+pub async fn last_of_term(member: &Member, entry: OpTime) -> Result<Option<OpTime>> {
+    let at = mongodb::bson::Timestamp::from(entry.stamp);
+    let command = rawdoc! {
+        "find": "oplog.rs", "filter": { "ts": { "$gte": at }, "t": entry.term }, "sort": { "$natural": -1 },
+        "limit": 1, "singleBatch": true, "projection": { "ts": 1, "t": 1 }, "readConcern": { "level": "majority" },
+    };
+    let found = first(member, "local", command, "looking for an election in the oplog").await?;
+    found.map(|found| optime(&found)).transpose()
+}
+
+/// The last entry before a timestamp.
+pub async fn last_before(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
+    let at = mongodb::bson::Timestamp::from(stamp);
+    let command = rawdoc! {
+        "find": "oplog.rs", "filter": { "ts": { "$lt": at } }, "sort": { "$natural": -1 },
+        "limit": 1, "singleBatch": true, "projection": { "ts": 1, "t": 1 }, "readConcern": { "level": "majority" },
+    };
+    let found = first(member, "local", command, "reading the oplog").await?;
+    found.map(|found| optime(&found)).transpose()
+}
+
 fn optime(entry: &RawDocument) -> Result<OpTime> {
     let stamp = entry.get_timestamp("ts").map_err(|error| Error::answer("reading the oplog", error))?;
     Ok(OpTime { term: entry.get_i64("t").unwrap_or(-1), stamp: stamp.into() })

@@ -85,13 +85,17 @@ impl Replay {
         }
     }
 
-    /// Applies the entries of one segment, which are expected to lie before `end`; false once one lies behind the cut.
+    /// Applies the entries of one segment that lie before `end`; false once one lies behind the cut.
     pub async fn feed(&mut self, bytes: &[u8], end: Stamp) -> Result<bool> {
+        let part = end;
         let end = end.min(self.range.cut.stamp).previous();
         for entry in Entries::new(bytes) {
             let entry = entry?;
             if !(entry.optime.before() < self.range.cut) {
                 return Ok(false);
+            }
+            if entry.optime.stamp >= part {
+                break;
             }
             // Two writers cut the log at different places: what was read already is passed over.
             if self.last.is_some_and(|last| entry.optime.stamp <= last.stamp) {
@@ -224,7 +228,7 @@ impl Replay {
 
     async fn document(&mut self, write: &Write<'_>, at: OpTime) -> Result<()> {
         let (db, name) = write.ns.split_once('.').unwrap_or((write.ns, ""));
-        if !is_kept(db, name) || self.is_done(at) {
+        if !is_kept(db, name) || self.is_done(at) || self.target.is_own_user(write.ns, write.id()) {
             return Ok(());
         }
         let id = write.uuid.or_else(|| self.model.id_of(db, name));

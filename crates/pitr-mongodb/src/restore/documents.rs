@@ -234,14 +234,19 @@ async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
     while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
         let (bytes, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
         let document = RawDocument::from_bytes(bytes).map_err(|error| Error::Base(error.to_string()))?;
-        if is_changed_by_insert(document) {
+        let id = document.get("_id").map_err(|error| Error::Base(error.to_string()))?;
+        rest = after;
+        if target.is_own_user(&ns, id) {
+            continue;
+        }
+        // Users and roles of the target that are of the same name are replaced.
+        if is_changed_by_insert(document) || ns.starts_with("admin.system.") {
             let mut operation = rawdoc! { "op": "i", "ns": ns.as_str() };
             operation.append(cstr!("o"), document);
             exact.push(operation);
         } else {
             plain.push(document);
         }
-        rest = after;
     }
     if !exact.is_empty() {
         // Never as one atomic command: that way servers before 6.2 put the time in, too.

@@ -165,12 +165,28 @@ async fn refuse_unreplayable<R: SegmentReader>(
     from: &R,
     base: Stamp,
 ) -> Result<()> {
-    for span in recovery.log.iter().filter(|span| span.facts.contains_key(facts::UNKNOWN)) {
-        if let Some(refusal) = unreplayable(&segment(span, from).await?, base, recovery.cut)? {
+    for (span, end) in parts(&recovery.log).into_iter().filter(|(span, _)| span.facts.contains_key(facts::UNKNOWN)) {
+        if let Some(refusal) = unreplayable(&segment(span, from).await?, base, end.or_earlier(recovery.cut))? {
             return Err(refusal);
         }
     }
     Ok(())
+}
+
+/// Segments, and where each ends to count: what follows of a history that is left at a fork is not of this path.
+pub fn parts(log: &[Span<MongoPosition>]) -> Vec<(&Span<MongoPosition>, MongoPosition)> {
+    let mut parts = Vec::with_capacity(log.len());
+    let (mut child, mut fork) = (None, None);
+    for span in log.iter().rev() {
+        if let Some((lineage, start)) = child.replace((&span.lineage, span.start))
+            && *lineage != span.lineage
+        {
+            fork = Some(start);
+        }
+        parts.push((span, fork.map_or(span.end, |fork| fork.or_earlier(span.end))));
+    }
+    parts.reverse();
+    parts
 }
 
 async fn segment<R: SegmentReader>(span: &Span<MongoPosition>, from: &R) -> Result<bytes::Bytes> {
@@ -205,8 +221,8 @@ async fn replay<R: SegmentReader>(
 ) -> Result<Replay> {
     let range = Range { base, before: progress.reached(), cut: recovery.cut };
     let mut replay = Replay::new(target.clone(), Model::of_base(catalog), range, progress);
-    for span in &recovery.log {
-        let more = replay.feed(&segment(span, from).await?, span.end.stamp).await?;
+    for (span, end) in parts(&recovery.log) {
+        let more = replay.feed(&segment(span, from).await?, end.stamp).await?;
         if !more {
             break;
         }

@@ -93,10 +93,11 @@ impl Engine for Toy {
     fn locate(lineage: &Lineage<ToyPosition>, scheme: &str, value: &str) -> Result<Locator<ToyPosition>, TargetError> {
         let malformed = |expected| TargetError::Malformed { scheme: scheme.into(), value: value.into(), expected };
         match scheme {
-            "at" => {
+            "at" | "record" => {
                 let offset = value.parse().map_err(|_| malformed("a number of bytes"))?;
                 let branch = branch_of(&lineage.id).ok_or_else(|| malformed("a lineage such as b1"))?;
-                Ok(Locator::Position(ToyPosition { branch, offset }))
+                let position = ToyPosition { branch, offset };
+                Ok(if scheme == "at" { Locator::Position(position) } else { Locator::Record(position) })
             }
             "tx" => {
                 value.parse::<u32>().map_err(|_| malformed("a number"))?;
