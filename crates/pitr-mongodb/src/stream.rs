@@ -60,7 +60,7 @@ pub struct OplogStream {
 }
 
 enum Cursor {
-    Open(RawBatchCursor),
+    Open(Box<RawBatchCursor>),
     /// The oplog begins behind this entry.
     Gone(OpTime),
 }
@@ -144,7 +144,7 @@ impl Upstream {
         let cursor = match tail(&self.member, first.entry).await {
             // That log is lost is told by the first read, like everything else about the log.
             Err(error) if error.code() == Some(CAPPED_POSITION_LOST) => Cursor::Gone(first.entry),
-            opened => Cursor::Open(opened?),
+            opened => Cursor::Open(Box::new(opened?)),
         };
         let window = WindowWatch::start(self.member.clone(), start.stamp);
         Ok(OplogStream {
