@@ -54,6 +54,15 @@ async fn run(flavour: Flavour) -> Result<()> {
         oracle::check(&scratch, &pitr, &truth, target, number).await?;
         eprintln!("{number:>3} {target:<60} exact, {:.1} s", begun.elapsed().as_secs_f64());
     }
+    describes_itself(&pitr)
+}
+
+/// The verbs that only look: everything is whole, and is listed.
+fn describes_itself(pitr: &Pitr) -> Result<()> {
+    pitr.run(["verify", "main"])?.ok()?;
+    let (list, status) = (pitr.run(["list", "main"])?.ok()?, pitr.run(["status", "main"])?);
+    ensure!(list.stdout.contains("log file 0000"), "{list}");
+    ensure!(matches!(status.code, Some(0 | 3)) && !status.text().to_lowercase().contains("gap"), "{status}");
     Ok(())
 }
 

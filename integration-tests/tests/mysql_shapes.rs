@@ -31,13 +31,24 @@ struct Point {
     picture: BTreeMap<String, String>,
 }
 
-/// Options of a server whose transactions have no identifiers.
-const ANONYMOUS: [&str; 2] = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+/// Options of a server whose transactions have no identifiers. What its foreign keys cascade to is not in its log, as before
+/// MySQL 9.6; otherwise it is.
+const ANONYMOUS: [&str; 3] = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF", "--innodb-native-foreign-keys=ON"];
+/// Options of a MariaDB that takes no identifier out of order.
+const STRICT: [&str; 1] = ["--gtid-strict-mode=ON"];
+
+fn options(flavour: Flavour, identifiers: bool) -> &'static [&'static str] {
+    match flavour {
+        Flavour::Mariadb => &STRICT,
+        Flavour::Mysql if identifiers => &[],
+        Flavour::Mysql => &ANONYMOUS,
+    }
+}
 
 impl Place {
     async fn new(flavour: Flavour, identifiers: bool) -> Result<Self> {
         let scratch = Scratch::new(&format!("shapes-{}", flavour.engine()))?;
-        let options = if identifiers { &[][..] } else { &ANONYMOUS[..] };
+        let options = options(flavour, identifiers);
         let mut server = Mysql::create(&scratch, "source", &MysqlSetup::of(flavour).with(options.iter().copied()))?;
         server.start().await?;
         server.sql("CREATE DATABASE s_base; CREATE TABLE s_base.t (id INT PRIMARY KEY, v VARCHAR(20)); INSERT INTO s_base.t VALUES (1, 'in the base')")?;
@@ -71,7 +82,7 @@ impl Place {
     }
 
     async fn target(&self, name: &str, id: u32) -> Result<Mysql> {
-        let options = if self.identifiers { &[][..] } else { &ANONYMOUS[..] };
+        let options = options(self.server.flavour(), self.identifiers);
         let setup = MysqlSetup::of(self.server.flavour()).with_id(id).with(options.iter().copied());
         let mut server = Mysql::create(&self.scratch, name, &setup)?;
         server.start().await?;

@@ -194,20 +194,38 @@ async fn a_commit_that_mariadb_waited_for_is_in_the_archive() -> Result<()> {
     a_confirmed_commit_is_in_the_archive(Flavour::Mariadb, &options).await
 }
 
-/// On disk the files are encrypted; what the server sends is not, and the stock tool gets the same.
 #[tokio::test]
 async fn an_encrypted_log_of_mysql_is_archived_as_the_stock_tool_gets_it() -> Result<()> {
     let scratch = Scratch::new("encrypted")?;
-    let mut server = Mysql::create(&scratch, "a", &MysqlSetup::of(Flavour::Mysql).with(["--binlog-encryption=ON"]))?;
+    let server = Mysql::create(&scratch, "a", &MysqlSetup::of(Flavour::Mysql).with(["--binlog-encryption=ON"]))?;
     let keys = scratch.make("keys")?.join("ring");
     scratch.write("a/mysqld.my", "{\"components\": \"file://component_keyring_file\"}")?;
     let path = format!("{{\"path\": {:?}, \"read_only\": false}}", keys.display().to_string());
     scratch.write("a/component_keyring_file.cnf", &path)?;
+    an_encrypted_log_is_archived(&scratch, server).await
+}
+
+#[tokio::test]
+async fn an_encrypted_log_of_mariadb_is_archived_as_the_stock_tool_gets_it() -> Result<()> {
+    let scratch = Scratch::new("encrypted")?;
+    let keys = scratch.write("keys", "1;770A8A65DA156D24EE2A093277530142\n")?;
+    let options = [
+        "--plugin-load-add=file_key_management".to_owned(),
+        format!("--file-key-management-filename={}", keys.display()),
+        "--encrypt-binlog=ON".to_owned(),
+    ];
+    let server = Mysql::create(&scratch, "a", &MysqlSetup::of(Flavour::Mariadb).with(options))?;
+    an_encrypted_log_is_archived(&scratch, server).await
+}
+
+/// On disk the files are encrypted; what the server sends is not, and the stock tool gets the same.
+async fn an_encrypted_log_is_archived(scratch: &Scratch, mut server: Mysql) -> Result<()> {
+    let flavour = server.flavour();
     server.start().await?;
     server.sql(TABLE)?;
-    let pitr = Pitr::of_engine(&scratch, "mysql", &server.url(), false)?;
+    let pitr = Pitr::of_engine(scratch, flavour.engine(), &server.url(), false)?;
     pitr.run(["init"])?.ok()?;
-    let streamer = Streamer::start(&scratch, &pitr)?;
+    let streamer = Streamer::start(scratch, &pitr)?;
     insert(&server, 20)?;
     let (first, _) = server.log_end()?;
     server.sql("FLUSH BINARY LOGS")?;
@@ -217,21 +235,26 @@ async fn an_encrypted_log_of_mysql_is_archived_as_the_stock_tool_gets_it() -> Re
     let mut streamer = streamer;
     streamer.kill()?;
     insert(&server, 3)?;
-    let streamer = Streamer::start(&scratch, &pitr)?;
+    let streamer = Streamer::start(scratch, &pitr)?;
     binlogs::caught_up(&server, &pitr, &streamer).await?;
-    assert_eq!(&std::fs::read(server.data().join(&first))?[..4], b"\xfdbin", "the file is encrypted");
+    let on_disk = std::fs::read(server.data().join(&first))?;
+    ensure!(!on_disk.windows(5).any(|bytes| bytes == b"row 1"), "the file is not encrypted");
 
     let raw = scratch.make("raw")?;
     let mut tool = server.binlog_tool();
     tool.args(["--read-from-remote-server", "--raw", "--to-last-log", "--user=root"]);
     tool.arg(format!("--socket={}", server.socket().display())).arg(format!("--result-file={}/", raw.display()));
     integration_tests::succeed(tool.arg(&first))?;
-    let files = binlogs::files(&pitr, Flavour::Mysql).await?;
+    let files = binlogs::files(&pitr, flavour).await?;
     assert_eq!(files.len(), 2);
     for ((_, name), ours) in &files {
-        ensure!(std::fs::read(raw.join(name))? == *ours, "{name} differs from what the stock tool gets");
+        ensure!(ours.windows(5).any(|bytes| bytes == b"row 1"), "{name} is not in clear");
+        let theirs = std::fs::read(raw.join(name))?;
+        // MariaDB adds a checkpoint to the file in use whenever it likes.
+        let same = if *name == first { theirs == *ours } else { theirs.starts_with(ours) };
+        ensure!(same, "{name} differs from what the stock tool gets");
     }
-    assert_eq!(binlogs::catalog(&pitr, Flavour::Mysql).await?.lineages.len(), 1);
+    assert_eq!(binlogs::catalog(&pitr, flavour).await?.lineages.len(), 1);
     Ok(())
 }
 

@@ -102,6 +102,9 @@ pub const BLOCKS_IN_FLIGHT: usize = 2;
 /// Time for one attempt to bring the server to a standstill. Writes wait as long.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// The same for a lock that is wanted while others are held: who changes a definition may wait for us, and we for them.
+pub const LOCK_WAIT_HELD: Duration = Duration::from_secs(1);
+
 /// Attempts to bring the server to a standstill.
 pub const LOCK_ATTEMPTS: u32 = 6;
 

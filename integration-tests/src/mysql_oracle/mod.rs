@@ -109,6 +109,13 @@ impl Truth {
     }
 
     fn is_restorable(&self, target: &Target) -> bool {
+        // What comes after the last commit the log does not know: such a time is refused.
+        let reaches = self.commits.iter().map(|commit| commit.time).max();
+        if let Point::Time(time) = &target.point
+            && reaches.is_some_and(|reaches| *time > reaches)
+        {
+            return false;
+        }
         let kept = self.kept(target).ok().and_then(|kept| self.commits.get(kept.checked_sub(1)?));
         kept.is_some_and(|last| last.begin() >= self.from)
     }
@@ -156,6 +163,17 @@ impl Truth {
         Target { point, keep }
     }
 
+    /// Compares what a plan says with what the target must show.
+    pub fn compare_plan(&self, plan: &serde_json::Value, target: &Target) -> Result<()> {
+        let kept = self.kept(target)?;
+        let gtid = |place: Option<usize>| place.and_then(|place| self.commits.get(place)).map(|c| c.gtid.as_str());
+        for (key, expected) in [("last_kept", gtid(kept.checked_sub(1))), ("first_dropped", gtid(Some(kept)))] {
+            let said = plan[key]["transaction"].as_str();
+            ensure!(said == expected, "the plan says {key} {said:?}, the server's log {expected:?}");
+        }
+        Ok(())
+    }
+
     /// Compares a restored server with what the target must show.
     pub async fn compare(&self, restored: &Mysql, target: &Target) -> Result<()> {
         let kept = self.kept(target)?;
@@ -186,7 +204,7 @@ impl Truth {
     }
 }
 
-/// Restores to a target into a new server, and compares.
+/// Plans for a target, restores to it into a new server, and compares both.
 pub async fn check(scratch: &Scratch, pitr: &Pitr, truth: &Truth, target: &Target, number: usize) -> Result<()> {
     let name = format!("r{number}");
     let setup = MysqlSetup::of(truth.flavour).with_id(500 + u32::try_from(number)?);
@@ -195,6 +213,7 @@ pub async fn check(scratch: &Scratch, pitr: &Pitr, truth: &Truth, target: &Targe
     let [bound, point] = target.args();
     let url = server.url();
     let outcome = async {
+        truth.compare_plan(&pitr.json(["plan", "main", &bound, &point])?, target)?;
         let restore = pitr.command(["restore", "main", &bound, &point, "--target-url", &url]);
         let run = tokio::task::spawn_blocking(move || Pitr::finish(restore)).await??;
         ensure!(matches!(run.code, Some(0 | 3)), "{run}");

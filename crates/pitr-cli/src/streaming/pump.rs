@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{Pace, Pulse, Stop, stopped};
 use crate::failure::{During, Failure};
-use crate::limits::{MAX_SEGMENT_BYTES, PULSE_INTERVAL, SEGMENTS_IN_FLIGHT};
+use crate::limits::{MAX_SEGMENT_BYTES, PULSE_INTERVAL, QUIET, SEGMENTS_IN_FLIGHT};
 
 type PositionOf<S> = <<S as LogStream>::Engine as Engine>::Position;
 
@@ -50,8 +50,12 @@ struct Open {
     flushed: usize,
     /// When the first of them came.
     since: Instant,
+    /// When the last of them came.
+    last_chunk: Instant,
     /// When some were last sent on their way.
     last_flush: Option<Instant>,
+    /// When the segment before was sealed.
+    sealed: Option<Instant>,
     /// Whether the segment may end here.
     may_cut: bool,
 }
@@ -65,7 +69,9 @@ impl<'a, S: LogStream> Pump<'a, S> {
         pulse: &'a Pulse,
         durable: &'a watch::Sender<Option<PositionOf<S>>>,
     ) -> Self {
-        let open = Open { bytes: BytesMut::new(), flushed: 0, since: Instant::now(), last_flush: None, may_cut: false };
+        let now = Instant::now();
+        let (bytes, last_flush, sealed) = (BytesMut::new(), None, None);
+        let open = Open { bytes, flushed: 0, since: now, last_chunk: now, last_flush, sealed, may_cut: false };
         Self { stream, archive, pace, pulse, durable, open, uploads: FuturesOrdered::new(), group: None }
     }
 
@@ -123,8 +129,11 @@ impl<'a, S: LogStream> Pump<'a, S> {
     }
 
     fn take(&mut self, chunk: LogChunk) -> Result<(), Failure> {
+        self.open.last_chunk = Instant::now();
         if self.open.bytes.is_empty() {
-            self.open.since = Instant::now();
+            self.open.since = self.open.last_chunk;
+            // Once: a buffer that grows step by step leaves its smaller ones behind, and as much memory again in use.
+            self.open.bytes.reserve(self.pace.segment_bytes + self.pace.segment_bytes / 2);
         }
         self.open.bytes.extend_from_slice(&chunk.bytes);
         self.open.may_cut = chunk.cut == Cut::May;
@@ -142,8 +151,13 @@ impl<'a, S: LogStream> Pump<'a, S> {
 
     /// When the next tail is due. While sealed segments are on their way none is: it could not become durable before them.
     fn flush_at(&self) -> Option<Instant> {
+        let interval = self.pace.flush_interval;
         let waiting = self.open.flushed < self.open.bytes.len() && self.uploads.is_empty();
-        waiting.then(|| self.open.last_flush.map_or_else(Instant::now, |last| last + self.pace.flush_interval))
+        let due = self.open.last_flush.map_or_else(Instant::now, |last| last + interval);
+        // Where a segment is full in less time than a tail may take, one would be stored for nothing, unless no more comes.
+        let fast = self.open.sealed.is_some_and(|sealed| self.open.since < sealed + interval);
+        let quiet = (self.open.last_chunk + QUIET).min(self.open.since + interval);
+        waiting.then(|| if fast { due.max(quiet) } else { due })
     }
 
     /// When a segment that may end is too old to stay open.
@@ -191,7 +205,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
         let SegmentStart { name, start } = self.stream.open().clone();
         let summary = self.stream.cut()?;
         let bytes = self.open.bytes.split().freeze();
-        self.open = Open { bytes: BytesMut::new(), flushed: 0, may_cut: false, ..self.open };
+        let sealed = Some(Instant::now());
+        self.open = Open { bytes: BytesMut::new(), flushed: 0, may_cut: false, sealed, ..self.open };
         let segment = SealedSegment {
             lineage: self.stream.lineage().clone(),
             name,

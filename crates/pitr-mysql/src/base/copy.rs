@@ -145,8 +145,8 @@ async fn send(blocks: &mpsc::Sender<Block>, block: Block) -> Result<(), Error> {
 /// A table that is no longer what it was at the moment of the snapshot.
 fn changed(table: &Table, error: Error) -> Error {
     match &error {
-        // Unknown database, unknown column, no such table, table definition has changed.
-        Error::Sql(sql) if matches!(sql.code(), Some(1049 | 1054 | 1146 | 1412)) => {
+        // Unknown database, unknown column, no such table, somebody is at it, table definition has changed.
+        Error::Sql(sql) if matches!(sql.code(), Some(1049 | 1054 | 1146 | 1205 | 1412)) => {
             BaseError::DefinitionsChanged(format!("{}: {sql}", table.full_name())).into()
         }
         _ => error,

@@ -109,3 +109,14 @@ pub fn unchanged(changed: Option<&str>) -> Result<(), Error> {
         None => Ok(()),
     }
 }
+
+/// A change that began before definitions were held may not have ended: it waits for us, and we for it.
+pub fn overtaken(error: Error) -> Error {
+    match &error {
+        // Lock wait timeout, no such table.
+        Error::Sql(sql) if matches!(sql.code(), Some(1205 | 1146)) => {
+            BaseError::DefinitionsChanged(sql.to_string()).into()
+        }
+        _ => error,
+    }
+}

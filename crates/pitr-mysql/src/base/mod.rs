@@ -153,7 +153,8 @@ impl MyBaseBackup {
         let session = &mut snapshot.coordinator;
         // The one thing that does not wait: who may do what.
         let rights = accounts::fingerprint(session).await?;
-        let mut inventory = Inventory::take(session, Flavour::Mariadb, definitions).await?;
+        let taken = Inventory::take(session, Flavour::Mariadb, definitions).await;
+        let mut inventory = taken.map_err(inventory::overtaken)?;
         snapshot.freeze().await?;
         let session = &mut snapshot.coordinator;
         let at = server_time(session).await?;

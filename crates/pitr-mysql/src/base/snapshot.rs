@@ -11,7 +11,7 @@ use super::format::Coordinates;
 use super::{BaseError, Dial};
 use crate::error::Error;
 use crate::event::Flavour;
-use crate::limits::{LOCK_ATTEMPTS, LOCK_WAIT};
+use crate::limits::{LOCK_ATTEMPTS, LOCK_WAIT, LOCK_WAIT_HELD};
 use crate::sql::{Sql, SqlError};
 
 /// Sessions that see the same moment.
@@ -58,6 +58,7 @@ impl Snapshot {
         let mut snapshot = Self { coordinator, workers, coordinates: Coordinates::default(), flavour, held: false };
         if flavour == Flavour::Mariadb {
             snapshot.hold(HOLD_DEFINITIONS, Some(END_STAGES)).await?;
+            patience(&mut snapshot.coordinator, LOCK_WAIT_HELD).await?;
         }
         Ok(snapshot)
     }
@@ -65,10 +66,12 @@ impl Snapshot {
     /// The moment: from here until [`Snapshot::release`] writes wait. On MySQL no definition changes until the end.
     pub async fn freeze(&mut self) -> Result<(), Error> {
         let steps = if self.flavour == Flavour::Mysql { HOLD_ALL } else { HOLD_COMMITS };
+        patience(&mut self.coordinator, LOCK_WAIT).await?;
         self.hold(steps, None).await?;
         for worker in &mut self.workers {
             worker.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
             worker.execute(REMEMBER).await?;
+            patience(worker, LOCK_WAIT_HELD).await?;
         }
         self.coordinates = read_coordinates(&mut self.coordinator, self.flavour).await?;
         cross_check(&mut self.coordinator, self.flavour, &self.coordinates).await?;
@@ -83,6 +86,9 @@ impl Snapshot {
         if std::mem::take(&mut self.held) {
             let release = if self.flavour == Flavour::Mysql { "UNLOCK TABLES" } else { END_STAGES };
             self.coordinator.execute(release).await?;
+            for worker in &mut self.workers {
+                patience(worker, LOCK_WAIT).await?;
+            }
         }
         Ok(())
     }
@@ -126,10 +132,15 @@ impl Snapshot {
 async fn prepare(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
     session.execute(SESSION).await?;
     session.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
-    session.execute(&format!("SET SESSION lock_wait_timeout = {}", LOCK_WAIT.as_secs())).await?;
+    patience(session, LOCK_WAIT).await?;
     let timeout = if flavour == Flavour::Mysql { "max_execution_time" } else { "max_statement_time" };
     session.execute(&format!("SET SESSION {timeout} = 0")).await?;
     Ok(())
+}
+
+/// How long the session waits for a definition that somebody else is changing.
+async fn patience(session: &mut Sql, time: Duration) -> Result<(), SqlError> {
+    session.execute(&format!("SET SESSION lock_wait_timeout = {}", time.as_secs())).await.map(drop)
 }
 
 async fn run(session: &mut Sql, steps: &[&str]) -> Result<(), SqlError> {

@@ -153,7 +153,10 @@ pub async fn tables(session: &mut Sql, schema: &str) -> Result<Vec<Table>, Error
         if !(versioned || row.text(1).as_deref() == Some("BASE TABLE")) || !own {
             continue;
         }
-        let (mut stored, period) = columns.remove(&name).unwrap_or_default();
+        // A table without columns is one that somebody is just altering or dropping.
+        let Some((mut stored, period)) = columns.remove(&name) else {
+            return Err(BaseError::DefinitionsChanged(format!("{}.{}", quoted(schema), quoted(&name))).into());
+        };
         if versioned {
             stored.extend(period.unwrap_or_else(|| {
                 let implicit = |name: &str| Column { name: name.to_owned(), data_type: "timestamp".to_owned() };

@@ -34,8 +34,10 @@ pub(super) struct Account {
     pub settled: CommitBounds,
     /// Offset and checksum of the last whole event, also of one before the segment.
     pub last: Option<(u64, u32)>,
-    /// The last whole transaction that has an identifier, and when it was committed first; also one before the segment.
-    pub witness: Option<String>,
+    /// The last whole transaction before the segment that has an identifier, and when it was committed first.
+    earlier: Option<String>,
+    /// The last one in it. Written out only when asked for: there are many.
+    latest: Option<Group>,
 }
 
 impl Account {
@@ -55,19 +57,25 @@ impl Account {
             commits: CommitBounds::default(),
             settled: CommitBounds::default(),
             last: None,
-            witness: None,
+            earlier: None,
+            latest: None,
         }
     }
 
     /// The same, with the last transaction before it.
     pub fn after(self, witness: Option<String>) -> Self {
-        Self { witness, ..self }
+        Self { earlier: witness, ..self }
+    }
+
+    /// The last whole transaction that has an identifier, and when it was committed first; also one before the segment.
+    pub fn witness(&self) -> Option<String> {
+        self.latest.as_ref().map_or_else(|| self.earlier.clone(), witness)
     }
 
     /// Begins the account of the next segment, whose first byte is at `offset`.
     pub fn restart(&mut self, offset: u64) {
-        let (last, witness) = (self.last, self.witness.take());
-        *self = Self { last, witness, ..Self::new(offset, self.executed.clone()) };
+        let (last, earlier) = (self.last, self.witness());
+        *self = Self { last, earlier, ..Self::new(offset, self.executed.clone()) };
     }
 
     /// A transaction begins; its time is known from the begin on.
@@ -81,7 +89,7 @@ impl Account {
     pub fn end(&mut self, group: &Group) {
         self.settled = self.commits.clone();
         if let Some(gtid) = &group.gtid {
-            self.witness = witness(group);
+            self.latest = Some(group.clone());
             self.unordered |= is_out_of_order(&self.executed, gtid);
             self.executed.insert(gtid);
             self.gtids.insert(gtid);

@@ -33,9 +33,10 @@ pub(super) enum Artificial {
 pub(super) fn sort(fragment: &mut Fragment) -> Result<Sort, Error> {
     let header = Header::parse(&fragment.bytes).filter(|_| fragment.bytes.len() >= LEAST);
     let header = header.ok_or(DumpError::Protocol("an event without a header"))?;
-    // The format is sent without a place where the stream does not begin with it.
-    let format_alone = header.kind == Kind::FORMAT_DESCRIPTION && header.log_pos == 0;
-    if !header.is_artificial() && !format_alone {
+    // What stands at the head of a file, and how MariaDB encrypts it, is sent without a place where the stream does not begin
+    // with it.
+    let head_alone = matches!(header.kind, Kind::FORMAT_DESCRIPTION | Kind::START_ENCRYPTION) && header.log_pos == 0;
+    if !header.is_artificial() && !head_alone {
         if header.kind == Kind::FORMAT_DESCRIPTION
             && let Some(flags) = fragment.bytes.get_mut(Header::FLAGS_AT)
         {

@@ -195,7 +195,7 @@ impl Segmenter {
             (facts::INSIDE, number(self.account.inside)),
             (facts::OPEN, number(open)),
             (facts::LAST, last),
-            (facts::WITNESS, self.account.witness.clone()),
+            (facts::WITNESS, self.account.witness()),
         ];
         facts.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
         SegmentSummary { end, commits, marks: 0, facts }

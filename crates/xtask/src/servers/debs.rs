@@ -25,6 +25,8 @@ pub struct Tree {
     libraries: &'static [&'static str],
     /// Files below `usr/` that no package has, and what is in them.
     files: &'static [(&'static str, &'static str)],
+    /// Files below `usr/` of packages that need much more than they are needed for, so that the package comes alone.
+    alone: &'static [(&'static str, &'static str)],
 }
 
 const MYSQLD: &[&str] = &[
@@ -60,6 +62,7 @@ pub const MYSQL: Tree = Tree {
         ("sbin/mysqld.my", "{\"read_local_manifest\": true}\n"),
         ("lib/mysql/plugin/component_keyring_file.cnf", "{\"read_local_config\": true}\n"),
     ],
+    alone: &[],
 };
 
 /// MariaDB 10.11.
@@ -76,6 +79,8 @@ pub const MARIADB: Tree = Tree {
     ],
     libraries: &[],
     files: &[],
+    // With it a server may encrypt its log.
+    alone: &[("mariadb-server", "lib/mysql/plugin/file_key_management.so")],
 };
 
 impl Tree {
@@ -83,12 +88,7 @@ impl Tree {
     pub fn ensure(&self, cache: &Path) -> Result<()> {
         once(cache, self.dir, |dir| {
             let archives = self.download(&dir.join("apt"))?;
-            for package in fs::read_dir(&archives)? {
-                let path = package?.path();
-                if path.extension().is_some_and(|extension| extension == "deb") {
-                    output(program("dpkg", ["-x".as_ref(), path.as_os_str(), dir.as_os_str()]))?;
-                }
-            }
+            unpack(&archives, dir)?;
             fs::remove_dir_all(dir.join("apt")).context("cannot remove the package state")?;
             self.write_scripts(dir)
         })?;
@@ -99,7 +99,23 @@ impl Tree {
                 fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
             }
         }
+        for (package, file) in self.alone {
+            if !cache.join(self.dir).join("usr").join(file).exists() {
+                self.unpack_alone(&cache.join(self.dir), package)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Unpacks one package without what it depends on.
+    fn unpack_alone(&self, dir: &Path, package: &str) -> Result<()> {
+        let state = dir.join("apt");
+        self.prepare(&state)?;
+        let mut download = apt(&state, &["-q", "download", package]);
+        download.current_dir(&state);
+        shell::run(download)?;
+        unpack(&state, dir)?;
+        fs::remove_dir_all(state).context("cannot remove the package state")
     }
 
     /// The script that runs one of its programs.
@@ -108,17 +124,22 @@ impl Tree {
     }
 
     fn download(&self, state: &Path) -> Result<PathBuf> {
+        self.prepare(state)?;
+        let mut install = vec!["-q", "-y", "--no-install-recommends", "--download-only", "install"];
+        install.extend(self.packages);
+        shell::run(apt(state, &install))?;
+        Ok(state.join("archives"))
+    }
+
+    /// A private package state with the lists of the suite.
+    fn prepare(&self, state: &Path) -> Result<()> {
         for part in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(state.join(part))?;
         }
         fs::write(state.join("status"), "")?;
         let source = format!("deb {} {} main\n", mirror()?, self.suite);
         fs::write(state.join("sources.list"), source)?;
-        shell::run(apt(state, &["update", "-q"]))?;
-        let mut install = vec!["-q", "-y", "--no-install-recommends", "--download-only", "install"];
-        install.extend(self.packages);
-        shell::run(apt(state, &install))?;
-        Ok(state.join("archives"))
+        shell::run(apt(state, &["update", "-q"]))
     }
 
     fn write_scripts(&self, dir: &Path) -> Result<()> {
@@ -150,6 +171,17 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Unpacks all packages that lie in a directory.
+fn unpack(archives: &Path, dir: &Path) -> Result<()> {
+    for package in fs::read_dir(archives)? {
+        let path = package?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            output(program("dpkg", ["-x".as_ref(), path.as_os_str(), dir.as_os_str()]))?;
+        }
+    }
+    Ok(())
 }
 
 /// The mirror that the machine's own sources name.
