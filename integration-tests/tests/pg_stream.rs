@@ -272,33 +272,46 @@ async fn sigterm_makes_durable_what_has_arrived_and_ends_with_zero() -> Result<(
 #[tokio::test]
 async fn log_that_the_server_removed_is_a_gap_and_the_stream_goes_on_behind_it() -> Result<()> {
     let config = ["wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
-    let World { server, pitr, scratch } = world("removed", &config, &[]).await?;
-    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    go_on_behind_removed_log(&world("removed", &config, &[]).await?).await
+}
+
+#[tokio::test]
+async fn a_slot_that_the_server_gave_up_is_made_anew_and_what_it_lost_is_a_gap() -> Result<()> {
+    let config = ["max_slot_wal_keep_size = 1MB", "wal_keep_size = 0", "max_wal_size = 2MB", "min_wal_size = 2MB"];
+    let world = world("given-up", &config, &["slot = \"pitr\""]).await?;
+    go_on_behind_removed_log(&world).await?;
+    let slots = world.server.value("SELECT string_agg(slot_name || wal_status, ',') FROM pg_replication_slots").await?;
+    ensure!(["pitrreserved", "pitrextended"].contains(&slots.as_str()), "{slots}");
+    Ok(())
+}
+
+async fn go_on_behind_removed_log(World { server, pitr, scratch }: &World) -> Result<()> {
+    let mut streamer = Streamer::start(scratch, pitr)?;
     streamer.says("streaming").await?;
     pitr.run(["backup", SOURCE])?.ok()?;
-    insert(&server, 1).await?;
-    streamer.catches_up(&server).await?;
+    insert(server, 1).await?;
+    streamer.catches_up(server).await?;
     streamer.kill()?;
     for n in 2..8 {
         server.execute(&format!("INSERT INTO step SELECT {n} FROM generate_series(1, 30000)")).await?;
         server.execute("SELECT pg_switch_wal(); CHECKPOINT").await?;
     }
-    let streamer = Streamer::start(&scratch, &pitr)?;
+    let streamer = Streamer::start(scratch, pitr)?;
     streamer.says("log is lost").await?;
     // Once is enough: a slow machine must not lose more.
     server.execute("ALTER SYSTEM SET wal_keep_size = '1GB'").await?;
     server.execute("SELECT pg_reload_conf()").await?;
     ensure!(streamer.log().contains(&format!("pitr backup {SOURCE}")), "no way out:\n{}", streamer.log());
-    streamer.catches_up(&server).await?;
+    streamer.catches_up(server).await?;
     let status = pitr.run(["status", SOURCE])?.with_code(3)?;
     ensure!(status.stdout.contains("removed by the server"), "the gap has no cause: {status}");
     // Up to the gap everything is as restorable as ever, and behind it after a new base.
     let refused = pitr.run(["plan", SOURCE, "--to", "latest"])?.with_code(4)?;
     ensure!(refused.text().contains("gap"), "{refused}");
     pitr.run(["backup", SOURCE])?;
-    insert(&server, 8).await?;
-    streamer.catches_up(&server).await?;
-    let rows = restored_rows(&scratch, &pitr, "restored").await?;
+    insert(server, 8).await?;
+    streamer.catches_up(server).await?;
+    let rows = restored_rows(scratch, pitr, "restored").await?;
     ensure!(rows == (1..=8).collect(), "{rows:?}");
     Ok(())
 }

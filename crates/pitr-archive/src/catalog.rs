@@ -15,6 +15,32 @@ struct GroupView<P> {
     gaps: Vec<Gap<P>>,
 }
 
+/// One reading of a lineage.
+struct LineageView<P> {
+    spans: Vec<Span<P>>,
+    tails: Vec<Span<P>>,
+    gaps: Vec<Gap<P>>,
+}
+
+impl<P: Position> LineageView<P> {
+    /// Segments before which log is missing that may still be on its way.
+    fn behind_holes(&self) -> BTreeSet<SegmentName> {
+        let mut log: Vec<&Span<P>> = self.spans.iter().chain(&self.tails).collect();
+        log.sort_by(|a, b| a.first.cmp(&b.first));
+        let (mut holes, mut behind) = (BTreeSet::new(), 0);
+        for (span, next) in log.iter().zip(log.iter().skip(1)).rev() {
+            behind += next.count;
+            if behind > limits::MAX_OUT_OF_ORDER {
+                break;
+            }
+            if !span.continued_by(next) {
+                holes.insert(next.first.clone());
+            }
+        }
+        holes
+    }
+}
+
 impl<P> From<Vec<Span<P>>> for GroupView<P> {
     fn from(spans: Vec<Span<P>>) -> Self {
         Self { spans, gaps: Vec::new() }
@@ -31,17 +57,37 @@ impl SourceArchive {
     pub async fn catalog<E: Engine>(&self) -> Result<Catalog<E::Position>> {
         let mut catalog = Catalog {
             lineages: self.lineages().await?,
-            gaps: self.gaps().await?,
             bases: crate::base::list::<E>(self.objects(), self.name().as_str()).await?,
             ..Catalog::default()
         };
         for lineage in catalog.lineages.iter().map(|lineage| lineage.id.clone()).collect::<Vec<_>>() {
-            let (spans, gaps) = self.lineage_view::<E>(&lineage).await?;
-            catalog.tails.extend(self.open_segments(&lineage, &spans).await?);
-            catalog.spans.extend(spans);
-            catalog.gaps.extend(gaps);
+            let view = self.settled_view::<E>(&lineage).await?;
+            catalog.tails.extend(view.tails);
+            catalog.spans.extend(view.spans);
+            catalog.gaps.extend(view.gaps);
         }
+        // After the log: a stream records a gap before it goes on behind it.
+        catalog.gaps.extend(self.gaps().await?);
         Ok(catalog)
+    }
+
+    /// The log of one lineage, in which a hole is a hole: a stream has up to two segments on their way, and the second may
+    /// arrive first. So near the end only what two readings in a row miss is missing.
+    async fn settled_view<E: Engine>(&self, lineage: &LineageId) -> Result<LineageView<E::Position>> {
+        let mut view = self.lineage_view::<E>(lineage).await?;
+        let mut holes = view.behind_holes();
+        for _ in 1..limits::CATALOG_READINGS {
+            if holes.is_empty() {
+                break;
+            }
+            tokio::time::sleep(limits::CATALOG_PAUSE).await;
+            view = self.lineage_view::<E>(lineage).await?;
+            let before = std::mem::replace(&mut holes, view.behind_holes());
+            if holes.is_subset(&before) {
+                break;
+            }
+        }
+        Ok(view)
     }
 
     /// The segments behind a span, one span each, in log order.
@@ -137,11 +183,12 @@ impl SourceArchive {
         Ok(groups.into_iter().filter(inside).collect())
     }
 
-    /// Spans of one lineage in log order, and the holes in it that roll-ups prove.
-    async fn lineage_view<E: Engine>(
-        &self,
-        lineage: &LineageId,
-    ) -> Result<(Vec<Span<E::Position>>, Vec<Gap<E::Position>>)> {
+    /// Spans of one lineage in log order, those that are open, and the holes that roll-ups prove.
+    ///
+    /// Read from the end of the log to its begin, against the order in which it is written: what was stored before something
+    /// that is seen is seen too.
+    async fn lineage_view<E: Engine>(&self, lineage: &LineageId) -> Result<LineageView<E::Position>> {
+        let newest_tails = self.newest_tail_names(lineage).await?;
         let listed = self.groups(lineage).await?;
         let rollups = self.rollup_generations(lineage).await?;
         let fresh = listed.len().saturating_sub(limits::FRESH_GROUPS);
@@ -151,15 +198,21 @@ impl SourceArchive {
         let view = |(group, compare): (String, bool)| async move {
             self.group_view::<E>(lineage, &group, rollups.get(&group).copied(), compare).await
         };
-        let views: Vec<GroupView<E::Position>> =
+        let last = match groups.pop_last() {
+            Some(last) => Some(view(last).await?),
+            None => None,
+        };
+        let mut views: Vec<GroupView<E::Position>> =
             stream::iter(groups).map(view).buffered(limits::READ_CONCURRENCY).try_collect().await?;
+        views.extend(last);
         let mut spans = Vec::new();
         let mut gaps = Vec::new();
         for view in views {
             spans.extend(view.spans);
             gaps.extend(view.gaps);
         }
-        Ok((spans, gaps))
+        let tails = self.open_segments(lineage, &spans, newest_tails).await?;
+        Ok(LineageView { spans, tails, gaps })
     }
 
     async fn group_view<E: Engine>(

@@ -61,5 +61,11 @@ pub const MAX_CREATE_RACES: u32 = 5;
 
 /// Newest groups of every lineage that a catalog compares with a real listing, roll-up or not.
 pub const FRESH_GROUPS: usize = 2;
+/// Segments that may be stored before one that comes before them, and some more.
+pub const MAX_OUT_OF_ORDER: u64 = 4;
+/// Readings of a lineage in which each shows another hole, before the last is believed.
+pub const CATALOG_READINGS: usize = 4;
+/// Between two of them: a repeated call of a writer may take that long.
+pub const CATALOG_PAUSE: Duration = Duration::from_millis(500);
 /// Generations of one roll-up; a further one is not written.
 pub const MAX_ROLLUP_GENERATIONS: u32 = 100;

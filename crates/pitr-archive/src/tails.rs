@@ -4,7 +4,7 @@
 //! `to`. So the last piece that is reached without a hole tells everything, and nothing has to be merged. A writer that
 //! starts again begins the segment anew; its pieces may overlap those of the one before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
 use pitr_core::ports::{SegmentStart, SegmentSummary};
@@ -12,6 +12,7 @@ use pitr_core::{LineageId, Position, SegmentName, Span};
 
 use crate::error::{Error, Result};
 use crate::layout::leaf;
+use crate::limits;
 use crate::objects::{Kind, Payload, Put};
 use crate::records::{SegmentFacts, TailFacts};
 use crate::source::{SourceArchive, expect_kind};
@@ -37,6 +38,15 @@ struct Piece {
     from: u64,
     to: u64,
     key: String,
+}
+
+/// Which segments of a lineage have tails.
+#[derive(Debug)]
+pub(crate) struct TailNames {
+    /// All groups, in order.
+    groups: Vec<String>,
+    /// Leaf names of the newest groups.
+    newest: BTreeMap<String, Vec<String>>,
 }
 
 impl SourceArchive {
@@ -104,19 +114,35 @@ impl SourceArchive {
         Ok((!pieces.is_empty()).then(|| bytes.freeze()))
     }
 
+    /// What there is of tails now.
+    pub(crate) async fn newest_tail_names(&self, lineage: &LineageId) -> Result<TailNames> {
+        let groups = self.objects().groups(&self.layout().tails(lineage)).await?;
+        let mut newest = BTreeMap::new();
+        for group in groups.iter().rev().take(limits::FRESH_GROUPS) {
+            let leaves = self.objects().groups(&self.layout().group_tails(lineage, group)).await?;
+            newest.insert(group.clone(), leaves);
+        }
+        Ok(TailNames { groups, newest })
+    }
+
     /// The segments of a lineage that have tails and are in none of its `sealed` spans, in log order.
     ///
     /// Tails of sealed segments stay until they are pruned, so not every tail is looked at: an open segment can only
-    /// be where the sealed log has a hole, or after its end.
+    /// be where the sealed log has a hole, or after its end. What is the newest was listed before the sealed log was.
     pub(crate) async fn open_segments<P: Position>(
         &self,
         lineage: &LineageId,
         sealed: &[Span<P>],
+        listed: TailNames,
     ) -> Result<Vec<Span<P>>> {
-        let groups = self.objects().groups(&self.layout().tails(lineage)).await?;
+        let TailNames { groups, mut newest } = listed;
         let mut open = Vec::new();
         for group in groups_with_holes(&groups, sealed) {
-            for leaf in self.objects().groups(&self.layout().group_tails(lineage, group)).await? {
+            let leaves = match newest.remove(group) {
+                Some(leaves) => leaves,
+                None => self.objects().groups(&self.layout().group_tails(lineage, group)).await?,
+            };
+            for leaf in leaves {
                 let name = SegmentName::new(group, leaf)?;
                 if sealed.iter().any(|span| span.first <= name && name <= span.last) {
                     continue;

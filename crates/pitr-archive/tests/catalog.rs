@@ -101,6 +101,31 @@ async fn a_catalog_reads_a_roll_up_instead_of_its_segments() {
     assert!(calls < 40 + PER_GROUP + 20, "{calls} calls for {} segments", 40 * PER_GROUP);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_that_arrives_while_a_catalog_is_read_is_no_hole() {
+    let orders = archive(&[]).await;
+    let writer = tokio::spawn({
+        let orders = orders.clone();
+        async move {
+            for n in 6 * PER_GROUP..40 * PER_GROUP {
+                orders.put_tail(&tail_of(&segment(n), 0, "a", 1)).await.unwrap();
+                orders.put_segment(&segment(n)).await.unwrap();
+            }
+        }
+    });
+    let mut readings = 0;
+    while !writer.is_finished() {
+        let catalog = orders.catalog::<Toy>().await.unwrap();
+        let mut log: Vec<&Span<ToyPosition>> = catalog.spans.iter().chain(&catalog.tails).collect();
+        log.sort_by(|a, b| a.first.cmp(&b.first));
+        let holes = log.windows(2).filter(|pair| !pair[0].continued_by(pair[1])).count();
+        assert_eq!(holes, 0, "reading {readings}: {:?}", &log[log.len() - 3..]);
+        readings += 1;
+    }
+    writer.await.unwrap();
+    assert!(readings > 2, "{readings} readings");
+}
+
 #[tokio::test]
 async fn a_deleted_segment_becomes_a_gap_or_is_found_by_the_plan() {
     let orders = archive(&[]).await;
