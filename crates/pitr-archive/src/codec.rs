@@ -57,7 +57,7 @@ pub(crate) fn died() -> io::Error {
 /// One zstd frame.
 pub(crate) fn compress(raw: &[u8]) -> io::Result<Bytes> {
     static IDLE: Pool<Compressor<'static>> = Pool::new();
-    let mut compressor = IDLE.take().map_or_else(|| Compressor::new(limits::ZSTD_LEVEL), Ok)?;
+    let mut compressor = IDLE.take().map_or_else(|| Compressor::new(limits::ZSTD_LEVEL_OF_LOG), Ok)?;
     let frame = compressor.compress(raw)?;
     IDLE.give(compressor);
     Ok(frame.into())
