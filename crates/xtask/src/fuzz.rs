@@ -12,7 +12,7 @@ pub struct Args {
     /// How many inputs each decoder gets, instead of a time
     #[arg(long, conflicts_with = "seconds")]
     iterations: Option<u64>,
-    /// Only the decoder with this name: wal, envelope, tar, manifest, history, names, target, label, oplog
+    /// Only the decoder with this name: wal, envelope, tar, manifest, history, names, target, label, oplog, binlog
     #[arg(long)]
     decoder: Option<String>,
     /// Replay the run that printed this seed
