@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
-use integration_tests::{Pitr, SOURCE, Scratch};
+use integration_tests::{Pitr, SOURCE, Scratch, Streaming, wait_for_archive};
 use mongodb::Client;
 use mongodb::bson::{Document, RawArrayBuf, RawDocument, doc, rawdoc};
 
@@ -48,6 +48,10 @@ pub async fn run(scratch: &Scratch, options: &Options) -> Result<Table> {
     table.row(&what, (ours.time.as_secs_f64(), plain_time), "s", "1.0");
     table.row("stored", (size(pitr.archive()?)? as f64 / 1e6, bytes as f64 / 1e6), "MB", "1.0");
     table.figure("peak memory of backup", format!("{} MiB", ours.peak_kib / 1_024), "128 MiB");
+    // A base is restorable once the log to its end is archived.
+    let mut tail = Streaming::start(&pitr)?;
+    wait_for_archive(&pitr, source.newest().await?).await?;
+    tail.stop()?;
     restore(&source, &pitr, &plain, options, &mut table).await?;
     Ok(table)
 }
