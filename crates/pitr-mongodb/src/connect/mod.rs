@@ -3,6 +3,7 @@
 //! Everything that reads holds on to one member ([`Member`]): cursors, record order and the commit point
 //! belong to it. What writes goes to the primary.
 
+mod command;
 mod query;
 mod settings;
 
@@ -11,6 +12,7 @@ use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;
 
+pub(crate) use self::command::with_documents;
 pub use self::query::{compatibility, entry_at, first_from, last_before, last_of_term, oplog_bounds};
 pub(crate) use self::query::{find_one, lineage_facts};
 pub use self::settings::{Password, Settings};

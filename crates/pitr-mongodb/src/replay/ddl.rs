@@ -151,7 +151,7 @@ impl<'a> Command<'a> {
         let Some((target, _)) = target else { return Ok(()) };
         let operation = doc! { "op": "c", "ns": format!("{}.$cmd", self.db), "o": command };
         let operation = RawDocumentBuf::try_from(&operation).map_err(|error| Error::answer("replaying", error))?;
-        match send(target, std::iter::once(&operation)).await {
+        match send(target, std::iter::once(operation.as_ref())).await {
             Ok(()) => Ok(()),
             Err(error) if error.code().is_some_and(|code| accepted.contains(&code)) => Ok(()),
             Err(error) if error.code().is_none() => Err(error),

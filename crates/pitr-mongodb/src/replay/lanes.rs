@@ -3,11 +3,11 @@
 //! All writes on one document take the same lane, so they stay in order; different documents do not depend on
 //! each other, since no unique index is in place yet. What depends on more than one document waits at a barrier.
 
-use mongodb::bson::{Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::connect::Member;
+use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, QUEUED_BATCHES};
 use crate::position::OpTime;
@@ -132,7 +132,7 @@ async fn work(target: Member, mut messages: mpsc::Receiver<Message>) -> Result<(
 
 /// Applies a batch as one command; if any of it fails, one by one, to learn which and why.
 async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
-    let operations = batch.iter().map(|ready| &ready.operation);
+    let operations = batch.iter().map(|ready| ready.operation.as_ref());
     match send(target, operations).await {
         Ok(()) => return Ok(()),
         Err(error) if error.code().is_none() => return Err(error),
@@ -140,7 +140,7 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
     }
     for ready in batch {
         // Every write is idempotent, and the order within the lane stays: what was applied already may come again.
-        if let Err(error) = send(target, std::iter::once(&ready.operation)).await
+        if let Err(error) = send(target, std::iter::once(ready.operation.as_ref())).await
             && (error.code().is_none() || !(ready.tolerant && is_update_of_nothing(target, ready).await?))
         {
             return Err(failed(ready, &error));
@@ -150,16 +150,15 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
 }
 
 /// Applies operations in one command.
-pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawDocumentBuf>) -> Result<()> {
-    let mut list = RawArrayBuf::new();
-    operations.for_each(|operation| list.push(operation.as_ref()));
-    let mut command =
-        rawdoc! { "applyOps": list, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
+pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawDocument> + Clone) -> Result<()> {
+    let mut options = rawdoc! { "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
-        command.append(mongodb::bson::cstr!("allowAtomic"), false);
-        command.append(mongodb::bson::cstr!("alwaysUpsert"), false);
+        options.append(mongodb::bson::cstr!("allowAtomic"), false);
+        options.append(mongodb::bson::cstr!("alwaysUpsert"), false);
     }
+    let operations = operations.map(RawDocument::as_bytes);
+    let command = with_documents(&rawdoc! {}, "applyOps", operations, &options)?;
     target.run_raw("admin", command, "applying log").await.map(drop)
 }
 

@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mongodb::bson::{Bson, RawArrayBuf, RawBsonRef, RawDocument, Timestamp, cstr, rawdoc};
+use mongodb::bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::base::catalog::{Collection, CollectionId, id_of_path};
-use crate::connect::Member;
+use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
 use crate::replay::send;
@@ -123,13 +123,11 @@ impl Documents {
             part.early.insert(offset, spill.put(bytes)?);
             return Ok(());
         }
-        part.accept(bytes);
+        let send = |batch: &[u8], documents| self.send(path, batch.to_vec(), documents);
+        part.accept(bytes, send)?;
         while let Some(piece) = part.early.remove(&part.next) {
             let bytes = spill.take(piece)?;
-            part.accept(&bytes);
-        }
-        while let Some((batch, documents)) = part.batch()? {
-            self.send(path, batch, documents)?;
+            part.accept(&bytes, send)?;
         }
         if part.next == part.total {
             if !part.open.is_empty() {
@@ -157,39 +155,47 @@ impl Documents {
 }
 
 impl Part {
-    fn accept(&mut self, bytes: &[u8]) {
-        self.open.extend_from_slice(bytes);
+    /// Takes the content that follows, and hands out the batches that have become whole. What is left is less than one.
+    fn accept(&mut self, bytes: &[u8], mut send: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
         self.next += bytes.len() as u64;
+        let mut open = std::mem::take(&mut self.open);
+        open.reserve_exact(bytes.len());
+        open.extend_from_slice(bytes);
+        let mut rest = open.as_slice();
+        while let Some((end, documents)) = batch(rest, self.next == self.total)? {
+            let (batch, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
+            send(batch, documents)?;
+            rest = after;
+        }
+        self.open = rest.to_vec();
+        Ok(())
     }
+}
 
-    /// Whole documents for one batch; `None` while there are too few, unless these are the last.
-    fn batch(&mut self) -> Result<Option<(Vec<u8>, u64)>> {
-        let (mut end, mut documents) = (0, 0);
-        let mut full = false;
-        while !full {
-            let rest = self.open.get(end..).unwrap_or_default();
-            let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) else { break };
-            if !(5..=MAX_ENTRY).contains(&length) {
-                return Err(Error::Base(format!("it holds a document of {length} bytes")));
-            }
-            // A document of the largest size fills a command by itself.
-            if documents > 0 && end + length > BATCH_BYTES {
-                full = true;
-                break;
-            }
-            if rest.len() < length {
-                break;
-            }
-            end += length;
-            documents += 1;
-            full = documents >= BATCH_WRITES as u64 || end >= BATCH_BYTES;
+/// Length and number of the whole documents that make one batch; `None` while there are too few, unless these are the
+/// `last`.
+fn batch(open: &[u8], last: bool) -> Result<Option<(usize, u64)>> {
+    let (mut end, mut documents) = (0, 0);
+    let mut full = false;
+    while !full {
+        let rest = open.get(end..).unwrap_or_default();
+        let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) else { break };
+        if !(5..=MAX_ENTRY).contains(&length) {
+            return Err(Error::Base(format!("it holds a document of {length} bytes")));
         }
-        if documents == 0 || !full && self.next < self.total {
-            return Ok(None);
+        // A document of the largest size fills a command by itself.
+        if documents > 0 && end + length > BATCH_BYTES {
+            full = true;
+            break;
         }
-        let rest = self.open.split_off(end);
-        Ok(Some((std::mem::replace(&mut self.open, rest), documents)))
+        if rest.len() < length {
+            break;
+        }
+        end += length;
+        documents += 1;
+        full = documents >= BATCH_WRITES as u64 || end >= BATCH_BYTES;
     }
+    Ok((documents > 0 && (full || last)).then_some((end, documents)))
 }
 
 impl PartTarget for Documents {
@@ -219,16 +225,16 @@ impl PartTarget for Documents {
 
 async fn work(target: Member, mut batches: mpsc::Receiver<Batch>, again: bool) -> Result<()> {
     while let Some(batch) = batches.recv().await {
-        insert(&target, &batch, again).await?;
+        insert(&target, batch, again).await?;
     }
     Ok(())
 }
 
 const DUPLICATE_KEY: i32 = 11_000;
 
-async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
+async fn insert(target: &Member, batch: Batch, again: bool) -> Result<()> {
     let doing = format!("inserting into {}.{}", batch.db, batch.name);
-    let (mut plain, mut exact) = (RawArrayBuf::new(), Vec::new());
+    let (mut plain, mut exact) = (Vec::<&[u8]>::new(), Vec::<RawDocumentBuf>::new());
     let ns = format!("{}.{}", batch.db, batch.name);
     let mut rest = batch.bytes.as_slice();
     while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
@@ -245,20 +251,22 @@ async fn insert(target: &Member, batch: &Batch, again: bool) -> Result<()> {
             operation.append(cstr!("o"), document);
             exact.push(operation);
         } else {
-            plain.push(document);
+            plain.push(bytes);
         }
     }
     if !exact.is_empty() {
         // Never as one atomic command: that way servers before 6.2 put the time in, too.
-        send(target, exact.iter()).await?;
+        send(target, exact.iter().map(AsRef::as_ref)).await?;
     }
     if plain.is_empty() {
         return Ok(());
     }
-    let command = rawdoc! {
-        "insert": batch.name.as_str(), "documents": plain, "ordered": false, "bypassDocumentValidation": true,
-        "writeConcern": { "w": 1, "j": false },
-    };
+    let options =
+        rawdoc! { "ordered": false, "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
+    let begin = rawdoc! { "insert": batch.name.as_str() };
+    let command = with_documents(&begin, "documents", plain.into_iter(), &options)?;
+    // It holds them now.
+    drop(batch.bytes);
     let answer = target.run_raw(&batch.db, command, &doing).await?;
     for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
         if !(again && error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY)) {

@@ -2,8 +2,6 @@
 
 use mongodb::bson::{Document, doc};
 
-use mongodb::bson::RawDocumentBuf;
-
 use super::*;
 
 fn raw(document: Document) -> RawDocumentBuf {
@@ -26,12 +24,14 @@ fn batches_are_made_of_whole_documents() {
     let mut part = Part { total: all.len() as u64, ..Part::default() };
     let (mut bytes, mut documents) = (Vec::new(), 0);
     for piece in all.chunks(100_003) {
-        part.accept(piece);
-        while let Some((batch, count)) = part.batch().unwrap() {
+        let take = |batch: &[u8], count: u64| {
             assert_eq!(batch.len() % document.len(), 0);
             documents += count;
-            bytes.extend(batch);
-        }
+            bytes.extend_from_slice(batch);
+            Ok(())
+        };
+        part.accept(piece, take).unwrap();
+        assert!(part.open.capacity() <= BATCH_BYTES);
     }
     assert_eq!((bytes, documents), (all, 3000));
 }
@@ -39,6 +39,5 @@ fn batches_are_made_of_whole_documents() {
 #[test]
 fn a_length_that_no_document_has_is_damage() {
     let mut part = Part { total: 100, ..Part::default() };
-    part.accept(&[0xFF; 8]);
-    assert!(part.batch().is_err());
+    assert!(part.accept(&[0xFF; 8], |_, _| Ok(())).is_err());
 }

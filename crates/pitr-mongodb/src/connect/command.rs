@@ -1,0 +1,80 @@
+//! Large commands, put together without copying their documents more than once.
+
+use mongodb::bson::{RawDocument, RawDocumentBuf};
+
+use crate::error::{Error, Result};
+
+/// Bytes of an element besides its key and value, and of the longest number that is a key.
+const ELEMENT: usize = 12;
+const ARRAY: u8 = 4;
+const DOCUMENT: u8 = 3;
+
+/// A command that begins like `begin`, holds an array of documents, and ends with `options`.
+pub fn with_documents<'a>(
+    begin: &RawDocument,
+    key: &str,
+    documents: impl Iterator<Item = &'a [u8]> + Clone,
+    options: &RawDocument,
+) -> Result<RawDocumentBuf> {
+    let content: usize = documents.clone().map(|document| document.len() + ELEMENT).sum();
+    let around = begin.as_bytes().len() + options.as_bytes().len() + key.len() + ELEMENT;
+    let mut bytes = Vec::with_capacity(content + around);
+    open(&mut bytes);
+    bytes.extend_from_slice(elements(begin));
+    bytes.push(ARRAY);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes.push(0);
+    let array = open(&mut bytes);
+    for (number, document) in documents.enumerate() {
+        bytes.push(DOCUMENT);
+        bytes.extend_from_slice(number.to_string().as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(document);
+    }
+    close(&mut bytes, array);
+    bytes.extend_from_slice(elements(options));
+    close(&mut bytes, 0);
+    RawDocumentBuf::from_bytes(bytes).map_err(|error| Error::answer("putting a command together", error))
+}
+
+/// What stands between the length and the end of a document.
+fn elements(document: &RawDocument) -> &[u8] {
+    let bytes = document.as_bytes();
+    bytes.get(size_of::<u32>()..bytes.len().saturating_sub(1)).unwrap_or_default()
+}
+
+/// Leaves room for the length of a document or array. Returns where it begins.
+fn open(bytes: &mut Vec<u8>) -> usize {
+    bytes.extend_from_slice(&[0; size_of::<u32>()]);
+    bytes.len() - size_of::<u32>()
+}
+
+fn close(bytes: &mut Vec<u8>, begin: usize) {
+    bytes.push(0);
+    // No command is that long: a server takes 48 MB.
+    let length = u32::try_from(bytes.len() - begin).unwrap_or(u32::MAX);
+    if let Some(place) = bytes.get_mut(begin..begin + size_of::<u32>()) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use mongodb::bson::{Document, doc, rawdoc};
+
+    use super::with_documents;
+
+    #[test]
+    fn a_command_is_what_the_library_would_make_of_it() {
+        let documents: Vec<Document> =
+            (0..12_u8).map(|n| doc! { "_id": i32::from(n), "text": "x".repeat(n.into()) }).collect();
+        let bytes: Vec<Vec<u8>> = documents.iter().map(|document| document.to_vec().unwrap()).collect();
+        let slices = || bytes.iter().map(Vec::as_slice);
+        let command = with_documents(&rawdoc! { "insert": "a" }, "documents", slices(), &rawdoc! { "ordered": false });
+        let expected = doc! { "insert": "a", "documents": documents, "ordered": false };
+        assert_eq!(command.unwrap().as_bytes(), expected.to_vec().unwrap());
+        let command = with_documents(&rawdoc! {}, "applyOps", [].into_iter(), &rawdoc! {}).unwrap();
+        assert_eq!(command.as_bytes(), doc! { "applyOps": [] }.to_vec().unwrap());
+    }
+}
