@@ -90,6 +90,15 @@ impl Mongo {
         Self::start(scratch, name, &MongoSetup { members: 0, ..MongoSetup::chosen() }).await
     }
 
+    /// Ends it and removes its data.
+    pub fn discard(mut self) -> Result<()> {
+        for member in &mut self.members {
+            member.kill()?;
+            fs::remove_dir_all(member.home())?;
+        }
+        Ok(())
+    }
+
     /// A standalone over a directory that exists, such as a restored one.
     pub async fn on_directory(scratch: &Scratch, dir: &Path) -> Result<Self> {
         let setup = MongoSetup { members: 0, ..MongoSetup::chosen() };

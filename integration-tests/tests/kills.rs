@@ -218,10 +218,10 @@ async fn a_fetch_that_is_killed_ends_the_recovery_at_worst_and_never_promotes() 
     let fetch = line.trim_start_matches("restore_command = ").trim_matches('\'').replace("''", "'");
     let fetch = fetch.replace("%f", "$1").replace("%p", "$2").replace("%%", "%");
     let script = format!(
-        "RANDOM=$(( ({seed} + $(stat -c %s {killed}) + $$) % 32768 ))\n\
+        "done=$(stat -c %s {killed})\nRANDOM=$(( ({seed} + done + $$) % 32768 ))\n\
          {fetch} &\npid=$!\n\
-         if (( RANDOM % 2 && $(stat -c %s {killed}) < {enough} )); then\n\
-         sleep 0.0$(( RANDOM % 2 ))$(( RANDOM % 10 )); kill -9 $pid 2>/dev/null && echo -n k >> {killed}\nfi\n\
+         if (( done < {enough} && (done == 0 || RANDOM % 2) )); then\n\
+         (( done == 0 )) || sleep 0.0$(( RANDOM % 2 ))$(( RANDOM % 10 )); kill -9 $pid 2>/dev/null && echo -n k >> {killed}\nfi\n\
          wait $pid; code=$?\n(( code > 128 )) && exit 255\nexit $code\n",
         seed = world.seed % 32768,
         killed = killed.display(),
