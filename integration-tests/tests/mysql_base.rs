@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -305,11 +306,15 @@ async fn survives_kills(flavour: Flavour) -> Result<()> {
     let url = target.url();
     let mut kills = 0;
     loop {
-        let mut child = place.pitr.spawn(["restore", "main", "--to", "latest", "--target-url", &url])?;
+        let said = place.scratch.path().join(format!("restore{kills}.log"));
+        let mut restore = place.pitr.command(["restore", "main", "--to", "latest", "--target-url", &url]);
+        let mut child = restore.stdout(Stdio::null()).stderr(std::fs::File::create(&said)?).spawn()?;
         let patience = Duration::from_millis(rng.random_range(100..1_500));
         tokio::time::sleep(patience).await;
         if child.try_wait()?.is_some() || kills == 8 {
-            ensure!(child.wait()?.code().is_some_and(|code| matches!(code, 0 | 3)), "the last restore failed");
+            let status = child.wait()?;
+            let said = std::fs::read_to_string(&said)?;
+            ensure!(matches!(status.code(), Some(0 | 3)), "after {kills} kills it ended with {status}:\n{said}");
             break;
         }
         child.kill()?;

@@ -80,7 +80,9 @@ fn parse(text: &str, flavour: Flavour, file: u64) -> Result<Vec<Commit>> {
             continue;
         }
         let Some(commit) = commits.last_mut().filter(|_| open) else { continue };
-        if let Some(gtid) = line.strip_prefix("SET @@SESSION.GTID_NEXT= '") {
+        // Behind the last transaction mysqlbinlog adds that its reader chooses identifiers again.
+        let next = line.strip_prefix("SET @@SESSION.GTID_NEXT= '").filter(|next| !next.starts_with("AUTOMATIC'"));
+        if let Some(gtid) = next {
             commit.gtid = gtid.split('\'').next().unwrap_or_default().to_owned();
         } else if line.starts_with("### ") && line.contains(" INTO ") {
             ledger = line.contains("`oracle`.`ledger`");
