@@ -58,9 +58,7 @@ pub async fn open(session: &mut Sql, fingerprint: &str) -> Result<bool, Error> {
                 return Ok(true);
             }
             // One that was interrupted before its first row can hold nothing else yet.
-            if session.value(&format!("SELECT COUNT(*) FROM {DATABASE}.steps")).await.ok().flatten().as_deref()
-                != Some("0")
-            {
+            if has_steps(session).await? {
                 return Err(RestoreError::OtherPlan.into());
             }
         }
@@ -78,10 +76,18 @@ pub async fn open(session: &mut Sql, fingerprint: &str) -> Result<bool, Error> {
 
 /// True if the step is in the ledger.
 pub async fn is_done(session: &mut Sql, step: Step<'_>) -> Result<bool, Error> {
-    let asked = format!("SELECT 1 FROM {DATABASE}.steps WHERE step = {}", literal(&step.name()));
-    match session.row(&asked).await {
+    any(session, &format!("SELECT 1 FROM {DATABASE}.steps WHERE step = {}", literal(&step.name()))).await
+}
+
+async fn has_steps(session: &mut Sql) -> Result<bool, Error> {
+    any(session, &format!("SELECT 1 FROM {DATABASE}.steps LIMIT 1")).await
+}
+
+/// True if the ledger answers with a row.
+async fn any(session: &mut Sql, question: &str) -> Result<bool, Error> {
+    match session.row(question).await {
         Ok(row) => Ok(row.is_some()),
-        // The table is not there yet.
+        // The table is not there yet: the interruption came between the database and it.
         Err(error) if error.code() == Some(1146) => Ok(false),
         Err(error) => Err(error.into()),
     }
