@@ -198,7 +198,8 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
     }
     if !done {
         let run = Pitr::finish(into())?;
-        ensure!(matches!(run.code, Some(0 | 3)), "{run}");
+        // The last of them may have been killed when all was done but the end of its server.
+        ensure!(matches!(run.code, Some(0 | 3)) || run.stderr.contains("was complete"), "{run}");
     }
     expect_equal(&source, &Mongo::on_directory(&scratch, &dir).await?).await
 }

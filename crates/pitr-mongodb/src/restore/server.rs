@@ -17,6 +17,8 @@ use crate::limits::{LOG_TAIL, SERVER_POLL, SERVER_START, SERVER_STOP};
 
 /// Says that a directory was made by a restore that is not finished. Removed last.
 const MARKER: &str = "pitr.unfinished";
+/// Its content once nothing is left to do but to end the server.
+const COMPLETE: &str = "complete";
 const SOCKET: &str = "pitr.sock";
 const LOG: &str = "pitr.log";
 /// Where a server writes its process number.
@@ -32,6 +34,9 @@ pub struct Server {
 impl Server {
     /// Takes the directory and starts a server on it. `program` is `mongod` or the path of one.
     pub async fn start(dir: &Path, program: &Path) -> Result<Self> {
+        if fs::read_to_string(dir.join(MARKER)).is_ok_and(|note| note == COMPLETE) {
+            return Err(end_complete(dir).await?);
+        }
         claim(dir)?;
         end_orphan(dir).await?;
         match Self::launch(dir, program).await {
@@ -83,6 +88,7 @@ impl Server {
 
     /// Shuts it down in order: the directory is then complete, and a server can be started on it.
     pub async fn finish(mut self) -> Result<()> {
+        fs::write(self.dir.join(MARKER), COMPLETE).doing(format!("writing {MARKER}"))?;
         let member = Member::connect(&self.settings()?, Prefer::Primary).await?;
         // The server closes the connection instead of answering; whether it is gone is seen below.
         let asked = member.admin(doc! { "shutdown": 1, "force": true }, "shutting mongod down").await;
@@ -98,15 +104,7 @@ impl Server {
                 None => sleep(SERVER_POLL).await,
             }
         }
-        for file in [SOCKET, LOG, MARKER] {
-            match fs::remove_file(self.dir.join(file)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).doing(format!("removing {file}"));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        remove_traces(&self.dir)
     }
 
     fn failed(&self, what: &str) -> Error {
@@ -138,6 +136,33 @@ impl Drop for Server {
             let _ = self.process.wait();
         }
     }
+}
+
+/// Removes what only the restore needed.
+fn remove_traces(dir: &Path) -> Result<()> {
+    for file in [SOCKET, LOG, MARKER] {
+        match fs::remove_file(dir.join(file)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing(format!("removing {file}"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Ends what is left of a restore that was interrupted when all was done. What it was of, nobody knows any more: so the
+/// directory is not said to be what is asked for now.
+async fn end_complete(dir: &Path) -> Result<Error> {
+    end_orphan(dir).await?;
+    remove_traces(dir)?;
+    Ok(Error::Target {
+        what: format!(
+            "an earlier restore into {} was complete, and only its server was not ended; it is now",
+            dir.display()
+        ),
+        hint: "start mongod on the directory, or give a new one".to_owned(),
+    })
 }
 
 /// Shuts down a server that outlived the restore which had started it: two cannot run on one directory. By a signal, since it
