@@ -32,24 +32,29 @@ enum Fault {
 }
 
 impl FlakyProxy {
-    /// Starts it; `rate` of the calls to the server on this port fail. It ends with the process.
-    pub fn start(to: u16, rate: f64, rng: StdRng) -> Result<Self> {
+    /// Starts it; one of every so many calls to the server on this port fails, any of them: a short test has its share, too.
+    /// It ends with the process.
+    pub fn start(to: u16, one_of: u64, rng: StdRng) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).context("no port")?;
         let port = listener.local_addr()?.port();
         let counts = Arc::new(Counts::default());
-        let (shared, dice) = (counts.clone(), Arc::new(Mutex::new(rng)));
+        let (shared, dice) = (counts.clone(), Arc::new(Mutex::new((rng, 0))));
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let (counts, dice) = (shared.clone(), dice.clone());
                 thread::spawn(move || {
-                    counts.calls.fetch_add(1, Ordering::Relaxed);
-                    let mut dice = dice.lock().unwrap_or_else(PoisonError::into_inner);
-                    let fault = dice.random_bool(rate).then(|| match dice.random_range(0..3) {
+                    let mut guard = dice.lock().unwrap_or_else(PoisonError::into_inner);
+                    let (dice, chosen) = &mut *guard;
+                    let turn = counts.calls.fetch_add(1, Ordering::Relaxed) % one_of;
+                    if turn == 0 {
+                        *chosen = dice.random_range(0..one_of);
+                    }
+                    let fault = (turn == *chosen).then(|| match dice.random_range(0..3) {
                         0 => Fault::Refused,
                         1 => Fault::NeverArrived,
                         _ => Fault::AnswerLost,
                     });
-                    drop(dice);
+                    drop(guard);
                     counts.failed.fetch_add(u64::from(fault.is_some()), Ordering::Relaxed);
                     // Either side may go away at any moment: both notice.
                     let _ = call(&connection, to, fault);

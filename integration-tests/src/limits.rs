@@ -8,6 +8,8 @@ pub const START: Duration = Duration::from_secs(90);
 pub const STOP: Duration = Duration::from_secs(30);
 /// Replay of the small clusters of the tests.
 pub const REPLAY: Duration = Duration::from_secs(120);
+/// One call of pitr in CI. Below the limit of a test.
+pub const COMMAND: Duration = Duration::from_secs(240);
 /// Archiving of everything that a test wrote.
 pub const ARCHIVE: Duration = Duration::from_secs(120);
 /// Between two looks.

@@ -4,13 +4,15 @@ use std::ffi::OsStr;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::account::Account;
-use crate::{Azurite, Postgres, S3, Scratch};
+use crate::{Azurite, Postgres, S3, Scratch, limits};
 
 /// Name of the one source in the configurations of the tests.
 pub const SOURCE: &str = "main";
@@ -24,6 +26,32 @@ pub struct Pitr {
     identity: Option<PathBuf>,
     environment: Vec<(String, String)>,
     account: Account,
+}
+
+/// Ends a command that hangs, so that what it had said is shown: the test's own limit would end both without a word. Long
+/// campaigns have no limit, see `.config/nextest.toml`.
+struct Watch {
+    over: mpsc::Sender<()>,
+    thread: thread::JoinHandle<bool>,
+}
+
+impl Watch {
+    fn over(process: u32) -> Self {
+        let (over, ended) = mpsc::channel();
+        let limited = std::env::var("NEXTEST_PROFILE").is_ok_and(|profile| profile == "default");
+        let thread = thread::spawn(move || {
+            if !limited || ended.recv_timeout(limits::COMMAND) != Err(mpsc::RecvTimeoutError::Timeout) {
+                return false;
+            }
+            Command::new("kill").args(["-KILL", &process.to_string()]).status().is_ok_and(|status| status.success())
+        });
+        Self { over, thread }
+    }
+
+    fn end(self) -> Result<bool> {
+        drop(self.over);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the watch panicked"))
+    }
 }
 
 /// What a run left behind.
@@ -211,14 +239,22 @@ impl Pitr {
         let words = std::iter::once(OsStr::new("pitr")).chain(command.get_args());
         let line = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         let begun = Instant::now();
-        let output = command.output().with_context(|| format!("cannot run {line}"))?;
-        Ok(Run {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = child.with_context(|| format!("cannot run {line}"))?;
+        let watch = Watch::over(child.id());
+        let output = child.wait_with_output().with_context(|| format!("cannot wait for {line}"))?;
+        let hung = watch.end()?;
+        let run = Run {
             line,
             code: output.status.code(),
             stdout: String::from_utf8(output.stdout).context("stdout is not text")?,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
             elapsed: begun.elapsed(),
-        })
+        };
+        if hung {
+            bail!("{run}\nended because it took {} s", run.elapsed.as_secs());
+        }
+        Ok(run)
     }
 
     /// Starts without waiting; for kills. What it prints is dropped.

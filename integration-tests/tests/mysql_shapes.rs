@@ -5,7 +5,8 @@
 #![allow(missing_docs)]
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
@@ -226,7 +227,50 @@ async fn a_log_without_identifiers_replays_exactly_also_after_kills() -> Result<
     let (expected, found) = (load::content(&place.server).await?, load::content(&target).await?);
     ensure!(expected == found, "the ledger differs");
     load::check_nothing_left(&target).await?;
+    drop(target);
+    a_forgotten_place_is_known_or_missed(&place).await?;
     lost_events_stop_the_replay(&place).await
+}
+
+/// A replica without names of transactions may be killed while it forgets its place to be told another one, and may lose its
+/// own note of it for good: either way nothing is applied twice.
+async fn a_forgotten_place_is_known_or_missed(place: &Place) -> Result<()> {
+    let mut target = place.target("forgetful", 78).await?;
+    let url = target.url();
+    let mut child = place.pitr.spawn(["restore", "main", "--to", "latest", "--target-url", &url])?;
+    let begun = Instant::now();
+    let ahead = "SELECT COUNT(*) FROM pitr_restore.place JOIN mysql.slave_relay_log_info \
+         WHERE standing = 0 AND (Master_log_name, Master_log_pos) > (file, offset_in_it)";
+    while !target.sql(ahead).is_ok_and(|count| count == "1") {
+        ensure!(begun.elapsed() < Duration::from_secs(120), "the replay did not begin");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    child.kill()?;
+    child.wait()?;
+    target.sql("STOP REPLICA")?;
+    let at = target.sql("SELECT Master_log_name, Master_log_pos FROM mysql.slave_relay_log_info")?;
+    let (file, offset) = at.split_once('\t').context("no place")?;
+
+    target.kill()?;
+    for entry in fs::read_dir(target.data())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.contains("relay-bin.0") {
+            fs::remove_file(path)?;
+        }
+    }
+    target.start().await?;
+    let run = place.pitr.run(["restore", "main", "--to", "latest", "--target-url", &url])?;
+    ensure!(run.code == Some(6) && run.stderr.contains("begin again with an empty server"), "{run}");
+
+    // As if it had been noted before it was forgotten.
+    target.sql(&format!(
+        "UPDATE pitr_restore.place SET file = '{file}', offset_in_it = {offset}, standing = 1; RESET REPLICA ALL"
+    ))?;
+    place.restore(&target, &["--to", "latest"])?;
+    same(&place.points.last().context("no point")?.picture, &picture(&target).await?)?;
+    ensure!(load::content(&place.server).await? == load::content(&target).await?, "the ledger differs");
+    load::check_nothing_left(&target).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -27,7 +27,7 @@ async fn a_store_that_fails_a_tenth_of_its_calls_costs_no_log_and_no_memory() ->
     let seconds = minutes.map_or(20, |minutes| minutes * 60);
     let scratch = Scratch::new("soak")?;
     let azurite = Azurite::start(&scratch)?;
-    let proxy = FlakyProxy::start(azurite.port(), 0.1, generator(seed, 1))?;
+    let proxy = FlakyProxy::start(azurite.port(), 10, generator(seed, 1))?;
     let setup = Setup { segment_mib: 4, config: vec!["archive_mode = off".to_owned()], ..Setup::default() };
     let mut server = Postgres::create(&scratch, "primary", &setup)?;
     let pitr = Pitr::on_azure_through(proxy.port(), &scratch, &server, &azurite)?;

@@ -126,6 +126,9 @@ pub const REPLAY_POLL: Duration = Duration::from_millis(50);
 /// Time after which a restored server that has never reached us is given up.
 pub const REPLAY_CONNECT: Duration = Duration::from_secs(60);
 
+/// Time after which it is told that a restored server does nothing.
+pub const REPLAY_QUIET: Duration = Duration::from_secs(60);
+
 /// Time after which a restored server that does nothing is given up. One transaction may take long to apply.
 pub const REPLAY_STALL: Duration = Duration::from_secs(4 * 3600);
 

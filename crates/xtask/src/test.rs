@@ -35,6 +35,8 @@ fn tests(args: &Args) -> std::process::Command {
     let nextest = succeeds(cargo(["nextest", "--version"]));
     let mut command = if nextest { cargo(["nextest", "run"]) } else { cargo(["test", "--all-targets"]) };
     command.arg("--workspace").env(e2e::PROGRAM, e2e::debug_program());
+    // The frames of an asynchronous runtime would bury what a failed test says.
+    command.env("RUST_LIB_BACKTRACE", "0");
     if args.no_servers {
         command.args(["--exclude", "integration-tests"]);
     }

@@ -49,6 +49,24 @@ pub enum ReplayError {
     /// The restored server does nothing.
     #[error("the restored server has applied nothing for {0} s")]
     Stalled(u64),
+    /// The restored server is at a place of which the wanted log has nothing.
+    #[error("the restored server is at offset {offset} of {file}, and the log that is replayed does not hold that")]
+    Elsewhere {
+        /// Where it is.
+        file: String,
+        /// And at which offset.
+        offset: u64,
+    },
+    /// The restored server no longer knows how far it is.
+    #[error(
+        "the restored server does not know any more what it has applied: it was somewhere after offset {offset} of {file}, and lost its own note in a crash"
+    )]
+    Lost {
+        /// The file of log where it began.
+        file: String,
+        /// The offset in it.
+        offset: u64,
+    },
     /// The restored server ended up somewhere else.
     #[error("the restored server has executed {executed}, expected was {expected}")]
     Reached {
@@ -68,6 +86,7 @@ impl Classify for ReplayError {
             Self::Gone(_) => ErrorKind::Absent,
             Self::Port(error) => error.kind(),
             Self::Protocol(_) | Self::Replica(_) | Self::Stalled(_) => ErrorKind::Failed,
+            Self::Lost { .. } | Self::Elsewhere { .. } => ErrorKind::Refused,
         }
     }
 
@@ -79,6 +98,7 @@ impl Classify for ReplayError {
             ),
             Self::Unreachable(_) => Some("say with --listen under which address it reaches this machine".to_owned()),
             Self::Stalled(_) => Some("look at SHOW PROCESSLIST and the error log of the restored server".to_owned()),
+            Self::Lost { .. } | Self::Elsewhere { .. } => Some("begin again with an empty server: DROP DATABASE pitr_restore and all others".to_owned()),
             Self::Gone(_) | Self::Torn { .. } => Some("run pitr verify".to_owned()),
             Self::Port(error) => error.hint(),
             _ => None,

@@ -8,6 +8,7 @@ mod answers;
 mod error;
 mod log;
 mod login;
+mod place;
 mod source;
 mod split;
 mod target;
@@ -25,13 +26,14 @@ use self::answers::Identity;
 pub use self::error::ReplayError;
 pub use self::log::{Log, Piece};
 use self::login::{Gate, Method};
+pub use self::place::find as find_place;
 use self::source::{Sent, Source};
 pub use self::target::{Begin, Target};
 use crate::LogFile;
 use crate::error::Error;
 use crate::event::{Checksum, Flavour};
 use crate::gtid::{Gtid, GtidSet, MariaSet, MysqlSet};
-use crate::limits::{REPLAY_CONNECT, REPLAY_POLL, REPLAY_STALL};
+use crate::limits::{REPLAY_CONNECT, REPLAY_POLL, REPLAY_QUIET, REPLAY_STALL};
 
 /// How the log is replayed.
 #[derive(Debug, Clone)]
@@ -101,12 +103,23 @@ pub async fn replay<R: SegmentReader>(
         collect: named.then(|| empty(target.flavour)),
         sent: Mutex::new(Sent::default()),
     };
-    target.follow(address, &gate.user, &gate.password, &options.begin).await?;
+    if let Begin::At { file, offset } = &options.begin {
+        place::keep(&mut target, &(file.clone(), *offset)).await?;
+    }
+    target.prepare(address, &gate.user, &gate.password, &options.begin).await?;
+    if !named {
+        place::leave(&mut target).await?;
+    }
+    target.follow(&gate.user, &gate.password).await?;
     let sent = tokio::select! {
         served = source.serve(&listener) => match served? {},
         // Stopped while we still answer, so that the server's log ends without complaints.
         applied = async {
             let sent = wait(&mut target, &source.sent, options).await?;
+            // Interrupted from here on, it would have nothing left to do, and know nothing of it.
+            if !named && sent.bytes > 0 {
+                place::keep(&mut target, &sent.to).await?;
+            }
             target.forget().await?;
             Ok::<_, Error>(sent)
         } => applied?,
@@ -117,7 +130,7 @@ pub async fn replay<R: SegmentReader>(
 /// Waits until all that was sent is applied.
 async fn wait(target: &mut Target<'_>, sent: &Mutex<Sent>, options: &ReplayOptions) -> Result<Sent, Error> {
     let mut last = (Sent::default(), None);
-    let mut since = Instant::now();
+    let (mut since, mut told) = (Instant::now(), 0);
     loop {
         tokio::time::sleep(REPLAY_POLL).await;
         let now = sent.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
@@ -134,9 +147,13 @@ async fn wait(target: &mut Target<'_>, sent: &Mutex<Sent>, options: &ReplayOptio
         }
         let state = (now, status.applied);
         if state != last {
-            (last, since) = (state, Instant::now());
+            (last, since, told) = (state, Instant::now(), 0);
         } else if since.elapsed() > REPLAY_STALL {
             return Err(ReplayError::Stalled(REPLAY_STALL.as_secs()).into());
+        } else if since.elapsed().as_secs() / REPLAY_QUIET.as_secs() > told {
+            told += 1;
+            let (seconds, doing, at) = (since.elapsed().as_secs(), status.doing, &last.1);
+            tracing::warn!(seconds, doing, ?at, "the restored server has not got on: one transaction may take long");
         }
     }
 }

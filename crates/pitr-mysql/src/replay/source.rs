@@ -168,7 +168,7 @@ impl<R: SegmentReader> Source<'_, R> {
         let mut splitter = Splitter::new(filter, self.collect.clone());
         let mut sent = Sent::default();
         let mut file = None;
-        let first = self.first_piece(wanted.from.as_ref());
+        let first = self.first_piece(wanted.from.as_ref())?;
         // Owned: a future of a borrowed piece is not provably free to move between threads.
         let left = self.log.pieces.get(first..).unwrap_or_default().to_vec();
         let ahead = left.into_iter().map(|piece| self.fetch(piece));
@@ -253,10 +253,20 @@ impl<R: SegmentReader> Source<'_, R> {
     }
 
     /// The piece from which on the log is read: where the replica wants to begin, if it says so.
-    fn first_piece(&self, from: Option<&(String, u64)>) -> usize {
-        let Some((name, offset)) = from else { return 0 };
+    fn first_piece(&self, from: Option<&(String, u64)>) -> Result<usize, ReplayError> {
+        let Some((name, offset)) = from else { return Ok(0) };
         let holds = |piece: &Piece| piece.file.to_string() == *name && piece.offset <= *offset;
-        self.log.pieces.iter().rposition(holds).unwrap_or(0)
+        if let Some(place) = self.log.pieces.iter().rposition(holds) {
+            return Ok(place);
+        }
+        // The base lies at the end of a file, and the log that is wanted begins with the next.
+        let first = self.log.pieces.first().map(|piece| (piece.file.to_string(), piece.offset));
+        match first {
+            Some(first) if !super::reaches(&first, &(name.clone(), *offset)) => {
+                Err(ReplayError::Elsewhere { file: name.clone(), offset: *offset })
+            }
+            _ => Ok(0),
+        }
     }
 
     async fn fetch(&self, piece: Piece) -> Result<(Piece, Bytes), ReplayError> {

@@ -36,6 +36,10 @@ pub struct Status {
     pub unreachable: Option<String>,
     /// True while its applier runs.
     pub applying: bool,
+    /// True if everything that it has received is applied.
+    pub idle: bool,
+    /// What its applier does, in the server's words.
+    pub doing: String,
 }
 
 /// The restored server.
@@ -110,8 +114,14 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Begins to replicate from `source`.
-    pub async fn follow(&mut self, source: SocketAddr, user: &str, password: &str, begin: &Begin) -> Result<(), Error> {
+    /// Makes it a replica of `source` that has not begun.
+    pub async fn prepare(
+        &mut self,
+        source: SocketAddr,
+        user: &str,
+        password: &str,
+        begin: &Begin,
+    ) -> Result<(), Error> {
         self.forget().await?;
         let (host, port) = (source.ip(), source.port());
         let words = |prefix: &str, begin: String| {
@@ -122,32 +132,38 @@ impl Target<'_> {
         let at = |prefix: &str, file: &str, offset: u64| {
             format!("{prefix}_LOG_FILE = '{file}', {prefix}_LOG_POS = {}", offset.max(4))
         };
-        let what = "CHANGE REPLICATION SOURCE TO pitr";
-        match (self.flavour, begin) {
+        let change = match (self.flavour, begin) {
             (Flavour::Mysql, begin) => {
                 let begin = match begin {
                     Begin::Executed => "SOURCE_AUTO_POSITION = 1".to_owned(),
                     Begin::At { file, offset } => format!("SOURCE_AUTO_POSITION = 0, {}", at("SOURCE", file, *offset)),
                 };
-                let change =
-                    format!("CHANGE REPLICATION SOURCE TO {}, SOURCE_RETRY_COUNT = 1000", words("SOURCE", begin));
-                self.session.execute_bytes(change.as_bytes(), what).await?;
-                // Given here, the password is not written to a table.
-                let start = format!("START REPLICA USER = '{user}' PASSWORD = '{password}'");
-                self.session.execute_bytes(start.as_bytes(), "START REPLICA").await?;
+                format!("CHANGE REPLICATION SOURCE TO {}, SOURCE_RETRY_COUNT = 1000", words("SOURCE", begin))
             }
             (Flavour::Mariadb, begin) => {
                 let begin = match begin {
                     Begin::Executed => "MASTER_USE_GTID = slave_pos".to_owned(),
                     Begin::At { file, offset } => format!("MASTER_USE_GTID = no, {}", at("MASTER", file, *offset)),
                 };
-                let change = format!(
+                format!(
                     "CHANGE MASTER TO {}, MASTER_USER = '{user}', MASTER_PASSWORD = '{password}'",
                     words("MASTER", begin)
-                );
-                self.session.execute_bytes(change.as_bytes(), what).await?;
-                self.session.execute("START SLAVE").await?;
+                )
             }
+        };
+        self.session.execute_bytes(change.as_bytes(), "CHANGE REPLICATION SOURCE TO pitr").await?;
+        Ok(())
+    }
+
+    /// Begins to replicate.
+    pub async fn follow(&mut self, user: &str, password: &str) -> Result<(), Error> {
+        match self.flavour {
+            Flavour::Mysql => {
+                // Given here, the password is not written to a table.
+                let start = format!("START REPLICA USER = '{user}' PASSWORD = '{password}'");
+                self.session.execute_bytes(start.as_bytes(), "START REPLICA").await?;
+            }
+            Flavour::Mariadb => drop(self.session.execute("START SLAVE").await?),
         }
         Ok(())
     }
@@ -166,11 +182,18 @@ impl Target<'_> {
         {
             failure = row.get("Last_IO_Error").cloned();
         }
-        let file = value(["Relay_Source_Log_File", "Relay_Master_Log_File"]).map(str::to_owned);
-        let offset = value(["Exec_Source_Log_Pos", "Exec_Master_Log_Pos"]).and_then(|text| text.parse().ok());
+        let place = |file: [&str; 2], offset: [&str; 2]| {
+            let offset = value(offset).and_then(|text| text.parse().ok());
+            value(file).map(str::to_owned).zip(offset)
+        };
+        let applied =
+            place(["Relay_Source_Log_File", "Relay_Master_Log_File"], ["Exec_Source_Log_Pos", "Exec_Master_Log_Pos"]);
+        let received = place(["Source_Log_File", "Master_Log_File"], ["Read_Source_Log_Pos", "Read_Master_Log_Pos"]);
         let unreachable = row.get("Last_IO_Error").filter(|_| number("Last_IO_Errno") != 0).cloned();
         let applying = value(["Replica_SQL_Running", "Slave_SQL_Running"]) == Some("Yes");
-        Ok(Status { applied: file.zip(offset), failure, broken, unreachable, applying })
+        let doing = value(["Replica_SQL_Running_State", "Slave_SQL_Running_State"]).unwrap_or_default().to_owned();
+        let idle = applied == received;
+        Ok(Status { applied, failure, broken, unreachable, applying, idle, doing })
     }
 
     /// How far it is for certain, after an interruption: what several sessions applied at the same time is completed up to
@@ -186,7 +209,8 @@ impl Target<'_> {
                 if let Some(failure) = status.broken {
                     return Err(ReplayError::Replica(failure).into());
                 }
-                if !status.applying {
+                // Where nothing is left to read it does not notice that it has arrived.
+                if !status.applying || status.idle {
                     break;
                 }
                 tokio::time::sleep(REPLAY_POLL).await;

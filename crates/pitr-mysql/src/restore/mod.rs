@@ -26,6 +26,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 pub use self::error::RestoreError;
 use self::into::Claim;
 pub use self::into::Into;
+pub use self::ledger::DATABASE as LEDGER;
 use self::ledger::Step;
 use self::spool::Spool;
 use crate::BinlogPosition;
@@ -35,7 +36,7 @@ use crate::error::Error;
 use crate::event::Flavour;
 use crate::gtid::Gtid;
 use crate::limits::LOAD_SESSIONS;
-use crate::replay::{Begin, Log, ReplayOptions, Replayed, Target, replay};
+use crate::replay::{Begin, Log, ReplayOptions, Replayed, Target, find_place, replay};
 use crate::sql::Sql;
 
 /// How to restore.
@@ -209,9 +210,9 @@ impl MyRestore {
         if named {
             return Ok(Begin::Executed);
         }
-        let base = (dump.coordinates.file.clone(), dump.coordinates.offset);
-        let applied = if resumed { target.settled().await?.applied } else { None };
-        let (file, offset) = applied.filter(|(file, _)| !file.is_empty()).unwrap_or(base);
+        let base = || (dump.coordinates.file.clone(), dump.coordinates.offset);
+        let place = if resumed { find_place(target).await? } else { None };
+        let (file, offset) = place.unwrap_or_else(base);
         Ok(Begin::At { file, offset })
     }
 }
