@@ -189,18 +189,16 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
         command.arg(&dir).arg("--bin-dir").arg(&bin);
         command
     };
-    let mut done = false;
     for _ in 0..3 {
         let mut restore = into().stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         tokio::time::sleep(Duration::from_millis(rng.random_range(300..3000))).await;
         restore.kill()?;
-        done |= restore.wait()?.success();
+        restore.wait()?;
     }
-    if !done {
-        let run = Pitr::finish(into())?;
-        // The last of them may have been killed when all was done but the end of its server.
-        ensure!(matches!(run.code, Some(0 | 3)) || run.stderr.contains("was complete"), "{run}");
-    }
+    let run = Pitr::finish(into())?;
+    // One of them may have been faster, or may have been killed when all was done but the end of its server.
+    let faster = run.stderr.contains("not empty") && !dir.join("pitr.unfinished").exists();
+    ensure!(matches!(run.code, Some(0 | 3)) || run.stderr.contains("was complete") || faster, "{run}");
     expect_equal(&source, &Mongo::on_directory(&scratch, &dir).await?).await
 }
 
