@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
-use pitr_archive::base::BaseWriter;
+use pitr_archive::base::{BaseOptions, BaseWriter};
 use pitr_core::ports::{BackupRecord, Recovery};
 use pitr_core::{Engine, ErrorKind, Finding, Lineage, Scan, Span};
 use pitr_plan::Plan;
@@ -90,6 +90,9 @@ pub trait Product: Engine {
 
     /// The script that makes the least-privileged role.
     fn grants(args: &Grants) -> Result<String, Failure>;
+
+    /// How a base is written, by what it consists of.
+    fn base_options() -> BaseOptions;
 
     /// Takes a base, and makes sure that its lineage is registered. The caller commits it.
     fn backup(

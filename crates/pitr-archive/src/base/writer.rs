@@ -14,7 +14,7 @@ use super::manifest::{Contents, ManifestFacts, new_base_id};
 use super::part::Part;
 use crate::error::Result;
 use crate::layout::{Layout, SourceName};
-use crate::limits::ZSTD_LEVEL;
+use crate::limits::{ZSTD_LEVEL_OF_PAGES, ZSTD_LEVEL_OF_ROWS};
 use crate::objects::Objects;
 
 /// How a base is written.
@@ -28,9 +28,17 @@ pub struct BaseOptions {
     pub reuse: usize,
 }
 
+/// For a base of files of pages.
 impl Default for BaseOptions {
     fn default() -> Self {
-        Self { workers: WRITE_WORKERS, level: ZSTD_LEVEL, reuse: REUSED_BASES }
+        Self { workers: WRITE_WORKERS, level: ZSTD_LEVEL_OF_PAGES, reuse: REUSED_BASES }
+    }
+}
+
+impl BaseOptions {
+    /// For a base of rows or documents, one after the other.
+    pub fn of_rows() -> Self {
+        Self { level: ZSTD_LEVEL_OF_ROWS, ..Self::default() }
     }
 }
 

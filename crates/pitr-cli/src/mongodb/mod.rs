@@ -9,7 +9,7 @@ mod stream;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
-use pitr_archive::base::BaseWriter;
+use pitr_archive::base::{BaseOptions, BaseWriter};
 use pitr_core::{ErrorKind, Finding, Lineage, Scan, Span};
 use pitr_mongodb::connect::{Password, Settings};
 use pitr_mongodb::grants::{GrantOptions, role_script};
@@ -54,6 +54,10 @@ impl Product for Mongo {
 
     fn grants(args: &Grants) -> Result<String, Failure> {
         Ok(role_script(&GrantOptions { user: args.role.clone() }))
+    }
+
+    fn base_options() -> BaseOptions {
+        BaseOptions::of_rows()
     }
 
     async fn backup(

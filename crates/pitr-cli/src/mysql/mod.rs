@@ -10,7 +10,7 @@ pub mod stream;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
-use pitr_archive::base::BaseWriter;
+use pitr_archive::base::{BaseOptions, BaseWriter};
 use pitr_core::{ErrorKind, Finding, Lineage, Scan, Span};
 use pitr_mysql::BinlogPosition;
 use pitr_mysql::connect::{Password, Settings};
@@ -61,6 +61,10 @@ macro_rules! product {
             fn grants(args: &Grants) -> Result<String, Failure> {
                 let (user, host) = (args.role.clone(), args.address.clone());
                 Ok(account_script(&GrantOptions { flavour: Flavour::$engine, user, host }))
+            }
+
+            fn base_options() -> BaseOptions {
+                BaseOptions::of_rows()
             }
 
             async fn backup(

@@ -15,7 +15,7 @@ pub mod watch;
 
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
-use pitr_archive::base::BaseWriter;
+use pitr_archive::base::{BaseOptions, BaseWriter};
 use pitr_core::{Finding, Lineage, Scan, Span};
 use pitr_plan::Plan;
 use pitr_postgres::connect::{Password, Settings};
@@ -59,6 +59,10 @@ impl Product for Postgres {
 
     fn grants(args: &Grants) -> Result<String, Failure> {
         Ok(role_script(&GrantOptions { role: args.role.clone(), address: args.address.clone() }))
+    }
+
+    fn base_options() -> BaseOptions {
+        BaseOptions::default()
     }
 
     async fn backup(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::ProgressBar;
-use pitr_archive::base::{BaseOptions, BaseWriter, BaseWritten};
+use pitr_archive::base::{BaseWriter, BaseWritten};
 use pitr_archive::{SourceArchive, Store, leftovers};
 use pitr_core::{ErrorKind, LineageId, Position};
 use serde_json::{Map, Value, json};
@@ -53,7 +53,7 @@ async fn take<E: Product>(
 ) -> Result<(BaseWriter, Taken<E::Position>), Failure> {
     let mut attempt = 1;
     loop {
-        let writer = BaseWriter::begin(archive.objects(), site.name, &BaseOptions::default()).await?;
+        let writer = BaseWriter::begin(archive.objects(), site.name, &E::base_options()).await?;
         match E::backup(site, archive, args, &writer, bar).await {
             Ok(taken) => return Ok((writer, taken)),
             Err(failure) if failure.kind == ErrorKind::Busy && attempt < BACKUP_ATTEMPTS => {

@@ -2,11 +2,11 @@
 //!
 //! Chunks are cut by content: one may begin and end in the middle of a document. Each part is therefore put together
 //! from its begin; what comes early waits in memory, or in a temporary file if it is much. Whole documents
-//! are handed to workers in batches; a worker that is behind makes the archive wait.
+//! are handed to workers in batches, each to the first that is free; if none is, the archive waits.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mongodb::bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use pitr_core::PortError;
@@ -33,7 +33,7 @@ struct Place {
     db: String,
     name: String,
     /// Its documents must keep their order: one worker takes them all.
-    worker: Option<usize>,
+    ordered: bool,
 }
 
 #[derive(Default)]
@@ -51,13 +51,21 @@ struct Parts {
     spill: Spill,
 }
 
+struct Queues {
+    any: mpsc::Sender<Batch>,
+    ordered: mpsc::Sender<Batch>,
+}
+
+/// Workers that share it take turns in waiting for the next batch.
+type Shared = Arc<tokio::sync::Mutex<mpsc::Receiver<Batch>>>;
+
 /// The receiving end of a base.
 pub struct Documents {
     places: HashMap<CollectionId, Place>,
     parts: Mutex<Parts>,
-    workers: Vec<mpsc::Sender<Batch>>,
+    /// To whichever worker is free, and to the one that keeps the order; `None` when all has been sent.
+    queues: Option<Queues>,
     tasks: Vec<JoinHandle<Result<()>>>,
-    turn: AtomicU64,
     documents: AtomicU64,
     bytes: AtomicU64,
 }
@@ -65,23 +73,22 @@ pub struct Documents {
 impl Documents {
     /// Inserts into these collections, which exist. `again` accepts documents that an interrupted restore inserted.
     pub fn new(target: &Member, collections: &[Collection], again: bool) -> Self {
-        let (mut workers, mut tasks) = (Vec::new(), Vec::new());
-        for _ in 0..LANES {
-            let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
-            workers.push(sender);
-            tasks.push(tokio::spawn(work(target.clone(), batches, again)));
-        }
-        let ordered = collections.iter().filter(|c| c.has_documents()).enumerate();
-        let places = ordered.filter_map(|(number, collection)| {
-            let worker = collection.is_capped().then_some(number % LANES);
-            Some((collection.id?, Place { db: collection.db.clone(), name: collection.name.clone(), worker }))
+        let queue = |batches| {
+            let (sender, receiver) = mpsc::channel(batches);
+            (sender, Shared::new(tokio::sync::Mutex::new(receiver)))
+        };
+        let (any, shared) = queue(LANES * QUEUED_BATCHES);
+        let (ordered, own) = queue(QUEUED_BATCHES);
+        let queues = std::iter::repeat_n(shared, LANES).chain([own]);
+        let places = collections.iter().filter(|c| c.has_documents()).filter_map(|collection| {
+            let (db, name, ordered) = (collection.db.clone(), collection.name.clone(), collection.is_capped());
+            Some((collection.id?, Place { db, name, ordered }))
         });
         Self {
             places: places.collect(),
             parts: Mutex::new(Parts { by_path: HashMap::new(), spill: Spill::new(REORDER_MEMORY) }),
-            workers,
-            tasks,
-            turn: AtomicU64::new(0),
+            tasks: queues.map(|queue| tokio::spawn(work(target.clone(), queue, again))).collect(),
+            queues: Some(Queues { any, ordered }),
             documents: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -89,7 +96,7 @@ impl Documents {
 
     /// Waits until all is inserted. Returns the number of documents and of bytes.
     pub async fn finish(mut self) -> Result<(u64, u64)> {
-        self.workers.clear();
+        self.queues = None;
         for task in std::mem::take(&mut self.tasks) {
             task.await.map_err(|error| Error::answer("inserting documents", error))??;
         }
@@ -98,7 +105,7 @@ impl Documents {
 
     /// The failure of a worker, if there is one; the archive only learns that a batch was not taken.
     pub async fn failure(mut self) -> Option<Error> {
-        self.workers.clear();
+        self.queues = None;
         for task in std::mem::take(&mut self.tasks) {
             if let Ok(Err(error)) = task.await {
                 return Some(error);
@@ -143,10 +150,9 @@ impl Documents {
         let place = place.ok_or_else(|| Error::Base(format!("{path} belongs to no collection of its catalog")))?;
         self.documents.fetch_add(documents, Ordering::Relaxed);
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let turn = usize::try_from(self.turn.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
-        let worker = self.workers.get(place.worker.unwrap_or(turn % LANES));
+        let queue = self.queues.as_ref().map(|queues| if place.ordered { &queues.ordered } else { &queues.any });
         let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes };
-        let sent = worker.map(|worker| worker.blocking_send(batch));
+        let sent = queue.map(|queue| queue.blocking_send(batch));
         match sent {
             Some(Ok(())) => Ok(()),
             _ => Err(Error::answer("inserting documents", "a worker gave up")),
@@ -223,11 +229,16 @@ impl PartTarget for Documents {
     }
 }
 
-async fn work(target: Member, mut batches: mpsc::Receiver<Batch>, again: bool) -> Result<()> {
-    while let Some(batch) = batches.recv().await {
-        insert(&target, batch, again).await?;
+async fn work(target: Member, batches: Shared, again: bool) -> Result<()> {
+    loop {
+        let next = batches.lock().await.recv().await;
+        let Some(batch) = next else { return Ok(()) };
+        if let Err(error) = insert(&target, batch, again).await {
+            // What else is sent would be inserted for nothing.
+            batches.lock().await.close();
+            return Err(error);
+        }
     }
-    Ok(())
 }
 
 const DUPLICATE_KEY: i32 = 11_000;
