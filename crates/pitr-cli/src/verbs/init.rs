@@ -120,7 +120,8 @@ fn ask(args: &Init) -> Result<Answers, Failure> {
                 None => question(&format!("Connection URL of {name}, without password"), "--url", None)?,
             };
             let (name, password_file) = (name.clone(), args.password_file.clone());
-            Some(NewSource { name, engine: args.engine, url, password_file })
+            let engine = args.engine.unwrap_or_else(|| EngineKind::of_url(&url));
+            Some(NewSource { name, engine, url, password_file })
         }
         (None, Some(_)) => return Err(Failure::new(ErrorKind::Usage, "--url needs --source NAME")),
         (None, None) => None,
