@@ -42,7 +42,7 @@ async fn what_is_not_logged_is_told(flavour: Flavour, follow: &str) -> Result<()
     pitr.run(["init"])?.ok()?;
     let run = pitr.run(["check", "main"])?.with_code(3)?;
     ensure!(
-        run.text().contains("binlog_ignore_db is scratch") && run.text().contains("while it is a replica"),
+        run.text().contains("binlog_ignore_db is scratch") && run.text().contains("if it becomes a replica"),
         "{run}"
     );
     server.sql(follow)?;

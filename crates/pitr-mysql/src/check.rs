@@ -296,7 +296,11 @@ fn unlogged(seen: &Observed) -> Vec<Finding> {
     let mut findings = vec![match &seen.unlogged {
         Unlogged { replicated: false, .. } => good(name, "what it may replicate is logged, too".to_owned()),
         Unlogged { replicates: true, .. } => failure(name, ABOUT_REPLICATED.to_owned(), fix()),
-        _ => hint(name, format!("{name} is off: nothing may be archived from it while it is a replica"), fix()),
+        _ => hint(
+            name,
+            format!("{name} is off: if it becomes a replica, what it replicates will not be archived"),
+            fix(),
+        ),
     }];
     for (option, value) in &seen.unlogged.filters {
         let fix = format!("# my.cnf, then restart the server: remove\n{option} = {value}");
