@@ -124,8 +124,7 @@ impl Gear {
     /// Where in `bytes`, which follow `length` bytes of the same chunk, the chunk ends.
     fn find(&mut self, length: usize, bytes: &[u8]) -> Option<usize> {
         let place = |size: usize| size.saturating_sub(length).min(bytes.len());
-        let (min, average, max) =
-            (place(CONTENT_CHUNK_MIN), place(CONTENT_CHUNK_AVERAGE), place(CONTENT_CHUNK_MAX));
+        let (min, average, max) = (place(CONTENT_CHUNK_MIN), place(CONTENT_CHUNK_AVERAGE), place(CONTENT_CHUNK_MAX));
         let end = match self.scan(bytes.get(min..average)?, self.masks.0) {
             Some(end) => Some(min + end),
             None => self.scan(bytes.get(average..max)?, self.masks.1).map(|end| average + end),
