@@ -78,6 +78,8 @@ fn main() -> ExitCode {
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     use tokio::runtime::Builder;
     match verb {
+        // One step after the other: a second thread for blocking calls would only cost its start.
+        Verb::Wal(Wal::Push(_)) => Builder::new_current_thread().max_blocking_threads(1).enable_all().build(),
         Verb::Wal(_) => Builder::new_current_thread().enable_all().build(),
         _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
     }
