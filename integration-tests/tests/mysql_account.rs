@@ -83,6 +83,9 @@ async fn the_account_is_enough(flavour: Flavour) -> Result<()> {
     let streamer = Streamer::start(&scratch, &pitr)?;
     pitr.run(["backup", "main"])?.ok()?;
     server.sql("CALL s_one.p()")?;
+    for name in ["before", "after"] {
+        pitr.run(["mark", "main", name])?.ok()?;
+    }
     binlogs::caught_up(&server, &pitr, &streamer).await?;
     let mut target = Mysql::create(&scratch, "b", &MysqlSetup::of(flavour).with_id(2))?;
     target.start().await?;

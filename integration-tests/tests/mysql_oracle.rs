@@ -33,11 +33,14 @@ async fn run(flavour: Flavour) -> Result<()> {
     load::prepare(&server)?;
     work(&server, seed, 1).await?;
     // A base under load, and an idle stretch that targets may fall into.
-    let (busy, base) = tokio::join!(work(&server, seed, 2), backup_meanwhile(&pitr));
+    let (busy, base) = tokio::join!(work(&server, seed, 2), meanwhile(&pitr, ["backup", "main"]));
     busy?;
     base?;
     let from = end(&server)?;
-    work(&server, seed, 3).await?;
+    pitr.run(["mark", "main", "before work"])?.ok()?;
+    let (busy, marked) = tokio::join!(work(&server, seed, 3), meanwhile(&pitr, ["mark", "main", "it's-in-work"]));
+    busy?;
+    marked?;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     work(&server, seed, 4).await?;
     binlogs::caught_up(&server, &pitr, &streamer).await?;
@@ -47,7 +50,7 @@ async fn run(flavour: Flavour) -> Result<()> {
     let (code, _) = streamer.terminate().await?;
     ensure!(code == Some(0), "the streamer ended with {code:?}\n{}", streamer.log());
     server.stop().await?;
-    let count = std::env::var("PITR_TARGETS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let count = std::env::var("PITR_TARGETS").ok().and_then(|n| n.parse().ok()).unwrap_or(13);
     let targets = truth.targets(count, &mut generator(seed, 99))?;
     for (number, target) in targets.iter().enumerate() {
         let begun = std::time::Instant::now();
@@ -70,11 +73,11 @@ async fn work(server: &Mysql, seed: u64, round: u32) -> Result<()> {
     load::run(server, Load { seed, round, clients: 6, transactions: 30 }).await
 }
 
-/// On a thread of its own: the load goes on meanwhile. Where definitions change while rows are read, which MariaDB has no
-/// lock against, it is taken again.
-async fn backup_meanwhile(pitr: &Pitr) -> Result<()> {
+/// On a thread of its own: the load goes on meanwhile. Where definitions change while a base reads rows, which MariaDB has
+/// no lock against, it is taken again.
+async fn meanwhile<const N: usize>(pitr: &Pitr, args: [&'static str; N]) -> Result<()> {
     let pitr = pitr.clone();
-    tokio::task::spawn_blocking(move || pitr.run(["backup", "main"])).await??.ok().map(drop)
+    tokio::task::spawn_blocking(move || pitr.run(args)).await??.ok().map(drop)
 }
 
 fn end(server: &Mysql) -> Result<(u64, u64)> {

@@ -3,6 +3,7 @@
 use pitr_core::{Engine, Facts, Fork, Lineage, Locator, Span, TargetError};
 
 use crate::gtid::{Gtid, GtidSet};
+use crate::limits::MAX_MARK_NAME;
 use crate::position::{BinlogPosition, LogFile};
 
 /// Keys of what this engine notes in plain headers. Stored: never change a meaning, only add.
@@ -55,8 +56,11 @@ macro_rules! engine {
     ($engine:ident, $name:literal, $gtid:literal, $family:ident) => {
         impl Engine for $engine {
             const NAME: &'static str = $name;
-            const TARGETS: &'static [(&'static str, &'static str)] =
-                &[("gtid", concat!("gtid:", $gtid)), ("file", "file:binlog.000012:4711")];
+            const TARGETS: &'static [(&'static str, &'static str)] = &[
+                ("gtid", concat!("gtid:", $gtid)),
+                ("file", "file:binlog.000012:4711"),
+                ("name", "name:before_deploy"),
+            ];
             type Position = BinlogPosition;
 
             fn locate(
@@ -74,6 +78,8 @@ macro_rules! engine {
                     "file" => locate_file(lineage, value)
                         .map(Locator::Position)
                         .ok_or_else(|| malformed("a file and an offset such as binlog.000012:4711")),
+                    "name" if value.len() <= MAX_MARK_NAME => Ok(Locator::Named(value.to_owned())),
+                    "name" => Err(malformed("the name of a mark, at most 63 bytes")),
                     _ => Err(TargetError::UnknownScheme {
                         engine: Self::NAME,
                         scheme: scheme.to_owned(),

@@ -99,6 +99,9 @@ pub enum ServerError {
     /// A file that begins with something else.
     #[error("log file {0} does not begin with its format")]
     NoFormat(String),
+    /// A named point would not be found in the log.
+    #[error("a mark would not be found in the log: {0}")]
+    MarkHidden(String),
     /// The server went on with a file that does not follow.
     #[error("the log went on with {found} after {expected}: it was reset, or its name was changed")]
     AnotherLog {
@@ -112,7 +115,7 @@ pub enum ServerError {
 impl Classify for ServerError {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoBinaryLog | Self::OddLogName => ErrorKind::Refused,
+            Self::NoBinaryLog | Self::OddLogName | Self::MarkHidden(_) => ErrorKind::Refused,
             Self::NoFormat(_) => ErrorKind::Integrity,
             // Connecting again compares the log with the archive, and finds out what happened.
             Self::AnotherLog { .. } => ErrorKind::Unreachable,
@@ -124,6 +127,10 @@ impl Classify for ServerError {
             Self::NoBinaryLog => {
                 Some("set log_bin and start the server again: pitr check names all settings".to_owned())
             }
+            Self::MarkHidden(_) => Some(
+                "restore by position instead: SHOW BINARY LOG STATUS (SHOW MASTER STATUS) prints what file:NAME:OFFSET takes"
+                    .to_owned(),
+            ),
             Self::OddLogName | Self::NoFormat(_) | Self::AnotherLog { .. } => None,
         }
     }

@@ -1,6 +1,7 @@
 //! The account that `pitr` needs on a server, and no more.
 
 use crate::event::Flavour;
+use crate::mark::DATABASE;
 
 /// What the script is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,9 @@ fn table(flavour: Flavour) -> &'static [Right] {
     }
 }
 
+/// What `pitr mark` needs, in a database of its own; a source that is never marked can do without.
+const MARK: Right = Right { name: "CREATE, INSERT", purpose: "pitr mark: named points, in a table of their own" };
+
 /// SQL that makes the account. Safe to run again. It holds no password; that is set by hand, so that it is in no
 /// script and in no history.
 pub fn account_script(options: &GrantOptions) -> String {
@@ -74,6 +78,7 @@ pub fn account_script(options: &GrantOptions) -> String {
     for right in table(options.flavour) {
         script.push_str(&format!("-- {}\nGRANT {} ON *.* TO {account};\n", right.purpose, right.name));
     }
+    script.push_str(&format!("-- {}\nGRANT {} ON `{DATABASE}`.* TO {account};\n", MARK.purpose, MARK.name));
     script
 }
 

@@ -21,6 +21,7 @@
 //! - [`gtid`]: which transactions, for both families.
 //! - [`event`]: the decoder. Bytes in; event, "more", or damage at an offset out.
 //! - [`base`]: a consistent dump over ordinary SQL.
+//! - [`mark`]: named points.
 //! - [`restore`]: a base loaded into an empty server, and the log after it.
 //! - [`replay`]: the log, served to a restored server as its replication source.
 
@@ -35,6 +36,7 @@ pub mod grants;
 pub mod gtid;
 pub mod limits;
 pub mod lineage;
+pub mod mark;
 pub mod position;
 pub mod replay;
 pub mod restore;

@@ -160,3 +160,9 @@ pub const SERVER_POLL: Duration = Duration::from_millis(100);
 
 /// Bytes of its log that an error shows.
 pub const LOG_TAIL: usize = 4 << 10;
+
+/// Longest name of a point, in bytes: as PostgreSQL has it. The statement that writes it is then shorter than what MariaDB
+/// compresses by default.
+pub const MAX_MARK_NAME: usize = 63;
+/// Largest compressed transaction that is looked into for a mark, by the length of its events in bytes.
+pub const MAX_MARK_TRANSACTION: usize = 4 * 1024;

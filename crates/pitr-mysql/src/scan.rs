@@ -7,6 +7,7 @@ use pitr_core::{Event as Found, Facts, Scan, Timestamp, What};
 
 use crate::engine::facts;
 use crate::event::{Event, EventError, Feed, Format, Grouper, Header, Kind, Mark, Outcome, Reader};
+use crate::mark::Marks;
 use crate::position::{BinlogPosition, Incarnation, LogFile};
 
 /// The facts of a segment that reading it needs.
@@ -69,6 +70,7 @@ pub struct Scanner {
     file: LogFile,
     feed: Feed,
     grouper: Grouper,
+    marks: Marks,
     /// Events up to the end of a transaction that began in an earlier segment are not ours.
     skipping: bool,
     /// Set behind the event that names the next file.
@@ -91,6 +93,7 @@ impl Scanner {
             file: place.file.clone(),
             feed: Feed::new(reader),
             grouper: Grouper::default(),
+            marks: Marks::default(),
             skipping: place.inside.is_some(),
             rotated: false,
             end: None,
@@ -121,6 +124,7 @@ impl Scanner {
                 continue;
             }
             self.skipping = false;
+            self.marks.see(&event);
             let mark = self.grouper.next(&event)?;
             if mark == Mark::Outside
                 && let Some(next) = next_file(&event)
@@ -131,7 +135,12 @@ impl Scanner {
                 self.rotated = true;
             }
             let places = Places { incarnation: self.incarnation, file: self.file.number };
+            let ended = matches!(mark, Mark::End(_));
             places.note(&event, mark, &mut self.scan);
+            if ended && let (Some(name), Some(commit)) = (self.marks.take(), self.scan.events.last()) {
+                // The transaction that marks the point, once more under its name.
+                self.scan.events.push(Found { what: What::Mark(name), transaction: None, ..commit.clone() });
+            }
         }
         Ok(if self.goes_on() { Fed::More } else { Fed::Done })
     }

@@ -22,6 +22,8 @@ pub struct Commit {
     pub end: u64,
     /// Numbers of the ledger that it inserted.
     pub ids: BTreeSet<i64>,
+    /// The named point that it is.
+    pub mark: Option<String>,
     /// The table that it created.
     pub made: Option<String>,
     /// The table that it dropped.
@@ -61,7 +63,7 @@ const ADMINISTRATIVE: [&str; 7] =
 
 fn parse(text: &str, flavour: Flavour, file: u64) -> Result<Vec<Commit>> {
     let mut commits: Vec<Commit> = Vec::new();
-    let (mut at, mut open, mut ledger) = (0, false, false);
+    let (mut at, mut open, mut ledger, mut marks) = (0, false, false, false);
     for line in text.lines() {
         if let Some(offset) = line.strip_prefix("# at ") {
             at = offset.trim().parse().context(line.to_owned())?;
@@ -86,6 +88,10 @@ fn parse(text: &str, flavour: Flavour, file: u64) -> Result<Vec<Commit>> {
             commit.gtid = gtid.split('\'').next().unwrap_or_default().to_owned();
         } else if line.starts_with("### ") && line.contains(" INTO ") {
             ledger = line.contains("`oracle`.`ledger`");
+            marks = line.contains("`pitr`.`mark`");
+        } else if let (true, Some(name)) = (marks, line.strip_prefix("###   @1='")) {
+            commit.mark = Some(name.trim_end_matches('\'').to_owned());
+            marks = false;
         } else if let (true, Some(id)) = (ledger, line.strip_prefix("###   @1=")) {
             commit.ids.insert(id.split_whitespace().next().unwrap_or_default().parse().context(line.to_owned())?);
             ledger = false;
@@ -122,7 +128,7 @@ fn begin(flavour: Flavour, head: &str, kind: &str, line: &str, file: u64, at: u6
             (kind.split_whitespace().nth(1).context("no identifier")?.to_owned(), time.and_utc())
         }
     };
-    Ok(Commit { gtid, time, file, begin: at, end: at, ids: BTreeSet::new(), made: None, dropped: None })
+    Ok(Commit { gtid, time, file, begin: at, end: at, ids: BTreeSet::new(), mark: None, made: None, dropped: None })
 }
 
 fn word_after<'a>(text: &'a str, word: &str) -> Option<&'a str> {

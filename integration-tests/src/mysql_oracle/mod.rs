@@ -23,6 +23,8 @@ use crate::{Pitr, Scratch};
 
 /// Tries for one target before its form counts as used up.
 const TRIES: usize = 50;
+/// Forms of targets.
+const FORMS: usize = 13;
 /// The form that every log has most of.
 const FORM_OF_IDENTIFIERS: usize = 2;
 
@@ -37,6 +39,8 @@ pub enum Point {
     Place(u64, u64),
     /// A transaction.
     Gtid(String),
+    /// A named point.
+    Name(String),
 }
 
 /// A point, and whether it is kept.
@@ -56,6 +60,7 @@ impl Target {
             Point::Time(time) => time.to_rfc3339_opts(SecondsFormat::Micros, true),
             Point::Place(file, offset) => format!("file:binlog.{file:06}:{offset}"),
             Point::Gtid(gtid) => format!("gtid:{gtid}"),
+            Point::Name(name) => format!("name:{name}"),
         };
         [if self.keep { "--to" } else { "--before" }.to_owned(), point]
     }
@@ -105,6 +110,10 @@ impl Truth {
                 let at = commits.iter().position(|commit| commit.gtid == *gtid).context("no such transaction")?;
                 at + usize::from(target.keep)
             }
+            Point::Name(name) => {
+                let is_it = |commit: &Commit| commit.mark.as_ref() == Some(name);
+                commits.iter().position(is_it).context("no such point")? + usize::from(target.keep)
+            }
         })
     }
 
@@ -144,7 +153,8 @@ impl Truth {
             Flavour::Mysql => TimeDelta::microseconds(1),
             Flavour::Mariadb => TimeDelta::seconds(1),
         };
-        let (point, keep) = match form % 12 {
+        let marks: Vec<&String> = self.commits.iter().filter_map(|commit| commit.mark.as_ref()).collect();
+        let (point, keep) = match form % FORMS {
             0 => (Point::Time(commit.time), true),
             1 => (Point::Time(commit.time), false),
             2 => (Point::Gtid(commit.gtid.clone()), true),
@@ -156,8 +166,11 @@ impl Truth {
             8 => (Point::Time(commit.time + (next.time - commit.time) / 2), rng.random_bool(0.5)),
             9 => (Point::Time(commit.time - tick), rng.random_bool(0.5)),
             10 => (Point::Time(commit.time + tick), rng.random_bool(0.5)),
+            11 if !marks.is_empty() => {
+                (Point::Name(marks[rng.random_range(0..marks.len())].clone()), rng.random_bool(0.5))
+            }
             // There is one latest; a second one becomes a transaction.
-            _ if form >= 12 => (Point::Gtid(commit.gtid.clone()), rng.random_bool(0.5)),
+            _ if form >= FORMS => (Point::Gtid(commit.gtid.clone()), rng.random_bool(0.5)),
             _ => (Point::Latest, true),
         };
         Target { point, keep }

@@ -17,6 +17,7 @@ use pitr_mysql::connect::{Password, Settings};
 use pitr_mysql::engine::{Mariadb, Mysql};
 use pitr_mysql::event::Flavour;
 use pitr_mysql::grants::{GrantOptions, account_script};
+use pitr_mysql::limits::MAX_MARK_NAME;
 use pitr_plan::Plan;
 
 use crate::cli::{Backup, Grants};
@@ -25,7 +26,7 @@ use crate::failure::{During, Failure};
 use crate::log::LogReader;
 
 macro_rules! product {
-    ($engine:ident, $example:literal, $now:literal) => {
+    ($engine:ident, $example:literal) => {
         impl Product for $engine {
             const URL_EXAMPLE: &'static str = $example;
             const FLAGS: &'static [&'static str] = &["--target-url", "--listen", "--skip", "--bin-dir"];
@@ -77,9 +78,12 @@ macro_rules! product {
                 backup::backup::<Self>(site, archive, into, progress).await
             }
 
-            /// A binary log has no place for a name: a position is typed instead.
-            async fn mark(_: Site<'_>, _: &str) -> Result<String, Failure> {
-                Err(Failure::new(ErrorKind::Usage, "this engine has no named points").next($now))
+            async fn mark(site: Site<'_>, name: &str) -> Result<String, Failure> {
+                if name.len() > MAX_MARK_NAME {
+                    return Err(Failure::new(ErrorKind::Usage, format!("a name has at most {MAX_MARK_NAME} bytes")));
+                }
+                let (file, offset) = pitr_mysql::mark::write(&connection::<Self>(&site)?, name).await?;
+                Ok(format!("log file {file}, before offset {offset}"))
             }
 
             async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<BinlogPosition>, Failure> {
@@ -89,16 +93,8 @@ macro_rules! product {
     };
 }
 
-product!(
-    Mysql,
-    "mysql://pitr@db1?ssl-mode=verify_identity",
-    "SELECT @@GLOBAL.gtid_executed;   -- note the last number, and restore to gtid:UUID:NUMBER"
-);
-product!(
-    Mariadb,
-    "mariadb://pitr@db1?ssl-mode=verify_identity",
-    "SELECT @@GLOBAL.gtid_binlog_pos;   -- note it, and restore to gtid:0-1-NUMBER"
-);
+product!(Mysql, "mysql://pitr@db1?ssl-mode=verify_identity");
+product!(Mariadb, "mariadb://pitr@db1?ssl-mode=verify_identity");
 
 /// How to connect to the server of a source, with its password.
 pub fn connection<E: Product>(site: &Site<'_>) -> Result<Settings, Failure> {

@@ -17,7 +17,7 @@
 //! - [`Grouper`] tells where transactions begin and end, for it is between them that the log may be cut.
 
 pub mod body;
-mod bytes;
+pub(crate) mod bytes;
 mod checksum;
 mod error;
 mod feed;

@@ -32,6 +32,8 @@ pub(super) struct Account {
     pub commits: CommitBounds,
     /// The same without one that has not ended.
     pub settled: CommitBounds,
+    /// Named points in it.
+    pub marks: u64,
     /// Offset and checksum of the last whole event, also of one before the segment.
     pub last: Option<(u64, u32)>,
     /// The last whole transaction before the segment that has an identifier, and when it was committed first.
@@ -56,6 +58,7 @@ impl Account {
             unordered: false,
             commits: CommitBounds::default(),
             settled: CommitBounds::default(),
+            marks: 0,
             last: None,
             earlier: None,
             latest: None,

@@ -8,6 +8,7 @@ use crate::engine::facts;
 use crate::event::{Event, Feed, Flavour, Format, Grouper, Header, Kind, MAGIC, Mark, Reader};
 use crate::gtid::{Gtid, GtidSet};
 use crate::limits::{FILES_PER_GROUP, LONGEST_WHOLE};
+use crate::mark::Marks;
 use crate::position::{BinlogPosition, Incarnation, LogFile};
 use crate::scan::{clock, next_file};
 use crate::{Error, event::body};
@@ -41,6 +42,7 @@ pub struct Segmenter {
     file: LogFile,
     feed: Feed,
     grouper: Grouper,
+    marks: Marks,
     /// The format description of the file, whole.
     format: Vec<u8>,
     open: SegmentStart<BinlogPosition>,
@@ -62,6 +64,7 @@ impl Segmenter {
             file: begin.file.clone(),
             feed: Feed::new(reader),
             grouper: Grouper::default(),
+            marks: Marks::default(),
             format: begin.format.clone(),
             open: SegmentStart { name, start: begin.start },
             account: Account::new(begin.offset, begin.executed.clone()).after(begin.witness.clone()),
@@ -111,7 +114,11 @@ impl Segmenter {
     /// Takes bytes of the file.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while let Some(event) = self.feed.next(&mut bytes)? {
+            self.marks.see(&event);
             self.next = note(&event, &mut self.grouper, &mut self.account)?;
+            if self.grouper.open_since().is_none() && self.marks.take().is_some() {
+                self.account.marks += 1;
+            }
             if event.header.kind == Kind::FORMAT_DESCRIPTION && event.offset == MAGIC.len() as u64 {
                 self.format = whole_format(&event);
             }
@@ -198,7 +205,7 @@ impl Segmenter {
             (facts::WITNESS, self.account.witness()),
         ];
         facts.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))));
-        SegmentSummary { end, commits, marks: 0, facts }
+        SegmentSummary { end, commits, marks: self.account.marks, facts }
     }
 }
 

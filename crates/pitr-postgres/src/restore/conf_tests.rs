@@ -100,9 +100,10 @@ fn settings_of_the_source_that_would_do_harm_are_gone() {
 
 #[test]
 fn the_restored_server_never_runs_in_the_directory_of_the_source() {
-    let stop = Stop::Before("2:0/5000028".parse().unwrap());
+    let stop = || Stop::Before("2:0/5000028".parse().unwrap());
+    let here_of = |conf| with_settings(stop(), conf, "", |settings| settings.conf_of_here());
     let conf = "port = 5433\n#data_directory = 'x'\n Data_Directory = '/prod'   # ours\nwork_mem = '1MB'\n";
-    let here = with_settings(stop, Some(conf), "", RecoverySettings::conf_of_here).unwrap();
+    let here = here_of(Some(conf)).unwrap();
     assert!(
         !here.lines().any(|line| key(line).is_some_and(|key| key.eq_ignore_ascii_case("data_directory"))),
         "{here}"
@@ -111,6 +112,6 @@ fn the_restored_server_never_runs_in_the_directory_of_the_source() {
         here.contains("port = 5433\n") && here.contains("'/prod'") && here.contains("work_mem = '1MB'\n"),
         "{here}"
     );
-    assert_eq!(with_settings(stop, Some("port = 5433\n"), "", RecoverySettings::conf_of_here), None);
-    assert_eq!(with_settings(stop, None, "", RecoverySettings::conf_of_here), None);
+    assert_eq!(here_of(Some("port = 5433\n")), None);
+    assert_eq!(here_of(None), None);
 }
