@@ -140,19 +140,19 @@ pub(crate) fn decompress<R: BufRead, W: Write>(
 }
 
 /// Contexts that are not in use; making one costs more than compressing a small object.
-struct Pool<T>(Mutex<Vec<T>>);
+pub(crate) struct Pool<T>(Mutex<Vec<T>>);
 
 impl<T> Pool<T> {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Mutex::new(Vec::new()))
     }
 
-    fn take(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Contexts that failed are dropped by their users instead of given back.
-    fn give(&self, context: T) {
+    pub(crate) fn give(&self, context: T) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < limits::IDLE_CODECS {
             idle.push(context);

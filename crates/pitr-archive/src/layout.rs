@@ -109,7 +109,12 @@ impl Layout {
 
     /// Bytes `from..to` of an open segment, both in sixteen hexadecimal digits.
     pub fn tail(&self, lineage: &LineageId, name: &SegmentName, from: u64, to: u64) -> String {
-        format!("{}/{from:016x}-{to:016x}", self.segment_tails(lineage, name))
+        format!("{}/{}", self.segment_tails(lineage, name), tail_name(from, to))
+    }
+
+    /// A file of tails of an open segment, by a random number.
+    pub fn strip(&self, lineage: &LineageId, name: &SegmentName, number: u64) -> String {
+        format!("{}/{}", self.segment_tails(lineage, name), crate::strips::strip_name(number))
     }
 
     /// Prefix of the side files of one namespace (a lineage, or a word of the engine).
@@ -168,6 +173,11 @@ impl Layout {
     pub fn packs(&self) -> String {
         format!("{}/pack", self.root)
     }
+}
+
+/// The last part of the key of a tail.
+pub(crate) fn tail_name(from: u64, to: u64) -> String {
+    format!("{from:016x}-{to:016x}")
 }
 
 /// The last part of a key.

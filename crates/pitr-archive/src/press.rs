@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use bytes::{Bytes, BytesMut};
 use zstd::bulk::Decompressor;
 
-use crate::codec;
+use crate::codec::{self, Pool};
 use crate::keys::DigestKey;
 use crate::limits;
 use crate::objects::Kind;
@@ -151,10 +151,12 @@ fn work(queue: &Mutex<Receiver<Job>>, results: &Sender<Done>) {
 
 /// The check before upload: what was compressed is what comes out again.
 pub(crate) fn decodes_to(frame: &[u8], piece: &[u8], buffer: &mut Vec<u8>) -> io::Result<()> {
+    static IDLE: Pool<Decompressor<'static>> = Pool::new();
     buffer.clear();
     buffer.reserve(piece.len());
-    let mut decompressor = Decompressor::new()?;
+    let mut decompressor = IDLE.take().map_or_else(Decompressor::new, Ok)?;
     let len = decompressor.decompress_to_buffer(frame, buffer)?;
+    IDLE.give(decompressor);
     if len != piece.len() || buffer.as_slice() != piece {
         return Err(io::Error::other(
             "a compressed frame decodes to other bytes: this machine's memory or processor fails",
