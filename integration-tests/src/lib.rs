@@ -33,6 +33,7 @@ pub mod mongo_truth;
 pub mod mongodb;
 pub mod mysql;
 pub mod mysql_oracle;
+pub mod mysql_session;
 pub mod oracle;
 mod pitr;
 mod postgres;

@@ -309,6 +309,28 @@ impl Mysql {
         &self.programs
     }
 
+    /// The same as a user's PATH would have them: taking `--no-defaults`, which the scripts of the tests give already.
+    pub fn stock_programs(&self, scratch: &Scratch) -> Result<PathBuf> {
+        let directory = scratch.make("bin")?;
+        let script = |name: &str, text: String| -> Result<()> {
+            let path = scratch.write(&format!("bin/{name}"), &text)?;
+            Ok(fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?)
+        };
+        for name in ["mysqld", "mariadbd"] {
+            let program = self.programs.join(name);
+            let text = format!("#!/bin/sh\n[ \"$1\" = --no-defaults ] && shift\nexec {} \"$@\"\n", program.display());
+            script(name, text)?;
+        }
+        // Debian's own script wants the server installed where it was built for; a data directory is the same each time.
+        let blank = Self::create(scratch, "blank", &MysqlSetup::of(self.setup.flavour))?;
+        let copy = format!(
+            "#!/bin/sh\nfor o; do case $o in --datadir=*) exec cp -R {}/. \"${{o#--datadir=}}/\";; esac; done\nexit 1\n",
+            blank.data().display()
+        );
+        script("mariadb-install-db", copy)?;
+        Ok(directory)
+    }
+
     /// The family.
     pub fn flavour(&self) -> Flavour {
         self.setup.flavour

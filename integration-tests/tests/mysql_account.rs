@@ -18,6 +18,44 @@ async fn the_account_that_is_granted_on_mariadb_is_enough() -> Result<()> {
     the_account_is_enough(Flavour::Mariadb).await
 }
 
+#[tokio::test]
+async fn what_mysql_keeps_out_of_its_log_is_told() -> Result<()> {
+    let follow = "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = 1, SOURCE_USER = 'x'; START REPLICA SQL_THREAD";
+    what_is_not_logged_is_told(Flavour::Mysql, follow).await
+}
+
+#[tokio::test]
+async fn what_mariadb_keeps_out_of_its_log_is_told() -> Result<()> {
+    let follow =
+        "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = 1, MASTER_USER = 'x'; START SLAVE SQL_THREAD";
+    what_is_not_logged_is_told(Flavour::Mariadb, follow).await
+}
+
+/// A replica that does not log what it replicates, and databases that are kept out of the log: no archive has them, and
+/// nobody should learn that from a restore.
+async fn what_is_not_logged_is_told(flavour: Flavour, follow: &str) -> Result<()> {
+    let scratch = Scratch::new("unlogged")?;
+    let options = ["--binlog-ignore-db=scratch", "--log-slave-updates=OFF"];
+    let mut server = Mysql::create(&scratch, "a", &MysqlSetup::of(flavour).with(options))?;
+    server.start().await?;
+    let pitr = Pitr::of_engine(&scratch, flavour.engine(), &server.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let run = pitr.run(["check", "main"])?.with_code(3)?;
+    ensure!(
+        run.text().contains("binlog_ignore_db is scratch") && run.text().contains("if it becomes a replica"),
+        "{run}"
+    );
+    server.sql(follow)?;
+    let words = "what it replicates is not in its log";
+    let run = pitr.run(["check", "main"])?.with_code(3)?;
+    ensure!(run.text().contains(words), "{run}");
+    let streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says(words).await?;
+    let run = pitr.run(["backup", "main"])?.with_code(3)?;
+    ensure!(run.text().contains(words) && run.text().contains("binlog_ignore_db is scratch"), "{run}");
+    Ok(())
+}
+
 async fn the_account_is_enough(flavour: Flavour) -> Result<()> {
     let scratch = Scratch::new("account")?;
     // As on a machine whose data matters.

@@ -3,7 +3,6 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration_tests::mysql::{Flavour, Mysql, MysqlSetup};
 use integration_tests::mysql_oracle::load;
+use integration_tests::mysql_session::Session;
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Pitr, Scratch, Streamer, binlogs};
-use pitr_mysql::sql::Sql;
 use rand::RngExt;
 
 /// A source with everything in it, an archive, and a stream.
@@ -112,7 +111,7 @@ async fn fill(server: &Mysql) -> Result<()> {
          GRANT reader TO 'o''neil'@'%'; GRANT INSERT (s), SELECT ON `d-b.x`.counted TO 'o''neil'@'%';",
     )?;
     // The stock client would cut it at its first semicolon.
-    let mut session = load::session(server).await?;
+    let mut session = Session::open(server).await?;
     session.execute("SET NAMES utf8mb4").await?;
     session.execute("USE `d-b.x`").await?;
     session.execute("CREATE PROCEDURE twice (INOUT a INT) BEGIN SET a = a * 2; -- it's ü\nEND").await?;
@@ -124,12 +123,16 @@ async fn fill(server: &Mysql) -> Result<()> {
     if !maria {
         server.sql(
             "CREATE TABLESPACE shared ADD DATAFILE 'shared.ibd'; CREATE TABLE `d-b.x`.spaced (a INT PRIMARY KEY) TABLESPACE shared;
+             SET GLOBAL show_gipk_in_create_table_and_information_schema = OFF; SET sql_generate_invisible_primary_key = ON;
+             USE `d-b.x`; CREATE LIBRARY shelf COMMENT 'it''s ü' LANGUAGE JAVASCRIPT AS $$export function f(n) { return n + 1 }$$;
+             CREATE JSON DUALITY VIEW both_ways AS SELECT JSON_DUALITY_OBJECT('_id': id, 'other': other) FROM one;
+             CREATE TABLE `d-b.x`.hidden_key (a INT); INSERT INTO `d-b.x`.hidden_key VALUES (5), (5); SET sql_generate_invisible_primary_key = OFF;
              INSERT INTO `d-b.x`.spaced VALUES (1); CREATE FUNCTION service_get_read_locks RETURNS INT SONAME 'locking_service.so'",
         )?;
     }
     if maria {
         server.sql(
-            "USE `d-b.x`; CREATE SEQUENCE s START WITH 5 INCREMENT BY 3 CACHE 10; SELECT NEXTVAL(s);
+            "GRANT SELECT ON `d-b.x`.* TO PUBLIC; USE `d-b.x`; CREATE SEQUENCE s START WITH 5 INCREMENT BY 3 CACHE 10; SELECT NEXTVAL(s);
              CREATE TABLE versions (a INT PRIMARY KEY, b INT) WITH SYSTEM VERSIONING; INSERT INTO versions VALUES (1, 1); UPDATE versions SET b = 2;",
         )?;
     }
@@ -138,8 +141,13 @@ async fn fill(server: &Mysql) -> Result<()> {
 
 /// Everything that a client can see of a server's own objects and rows.
 async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
-    let mut session = load::session(server).await?;
+    let mut session = Session::open(server).await?;
     session.execute("SET NAMES utf8mb4").await?;
+    let mut accounts = vec!["'o''neil'@'%'", "reader"];
+    match server.flavour() {
+        Flavour::Mysql => session.execute("SET show_gipk_in_create_table_and_information_schema = ON").await?,
+        Flavour::Mariadb => accounts.push("PUBLIC"),
+    }
     let mut picture = BTreeMap::new();
     let tables = "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')";
     for row in session.rows(tables).await? {
@@ -176,10 +184,14 @@ async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
             picture.insert(format!("{kind} {}", row.text(0).unwrap_or_default()), row.text(1).unwrap_or_default());
         }
     }
-    for account in ["'o''neil'@'%'", "reader"] {
+    for account in accounts {
         let grants: Vec<_> =
             session.rows(&format!("SHOW GRANTS FOR {account}")).await?.iter().filter_map(|row| row.text(0)).collect();
         picture.insert(format!("grants {account}"), grants.join("\n"));
+    }
+    if server.flavour() == Flavour::Mysql {
+        let shown = session.row("SHOW CREATE LIBRARY `d-b.x`.shelf").await?.context("no library")?;
+        picture.insert("library".to_owned(), format!("{:?} {:?}", shown.text(1), shown.text(2)));
     }
     if server.flavour() == Flavour::Mariadb {
         let rows =
@@ -218,6 +230,9 @@ async fn comes_back_exactly(flavour: Flavour) -> Result<()> {
     eprintln!("{}: {stored} bytes stored, then {again}", flavour.engine());
     ensure!(again < 32 << 10, "an unchanged server stored {again} bytes more");
     // The log after the base is replayed over it.
+    if flavour == Flavour::Mysql {
+        place.server.sql("INSERT INTO `d-b.x`.hidden_key VALUES (6)")?;
+    }
     place.server.sql("INSERT INTO `d-b.x`.types (id, mb) VALUES (9, 'after'); UPDATE `d-b.x`.types SET bt = b'11' WHERE id = 2; DROP TABLE `d-b.x`.vacant")?;
     place.caught_up().await?;
     let expected = picture(&place.server).await?;
@@ -228,7 +243,7 @@ async fn comes_back_exactly(flavour: Flavour) -> Result<()> {
     load::check_nothing_left(&target).await?;
     place.pitr.run(["restore", "main", "--to", "latest", "--target-url", &target.url()])?.with_code(6)?;
 
-    let (into, programs) = (place.scratch.path().join("into"), programs(&place)?);
+    let (into, programs) = (place.scratch.path().join("into"), place.server.stock_programs(&place.scratch)?);
     let (into_text, programs) = (into.display().to_string(), programs.display().to_string());
     let run = place.pitr.run(["restore", "main", "--to", "latest", "--into", &into_text, "--bin-dir", &programs])?;
     ensure!(run.code == Some(0), "{run}");
@@ -244,27 +259,6 @@ async fn comes_back_exactly(flavour: Flavour) -> Result<()> {
         "an account of the restore is left"
     );
     Ok(())
-}
-
-/// The server's programs as a user's PATH would have them: taking `--no-defaults`, which the scripts of the tests give already.
-fn programs(place: &Place) -> Result<PathBuf> {
-    let directory = place.scratch.make("bin")?;
-    let from = place.server.programs().display();
-    let script = |name: &str, text: String| -> Result<()> {
-        let path = place.scratch.write(&format!("bin/{name}"), &text)?;
-        Ok(std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o700))?)
-    };
-    for name in ["mysqld", "mariadbd"] {
-        script(name, format!("#!/bin/sh\n[ \"$1\" = --no-defaults ] && shift\nexec {from}/{name} \"$@\"\n"))?;
-    }
-    // Debian's own script wants the server installed where it was built for; a data directory is the same each time.
-    let blank = Mysql::create(&place.scratch, "blank", &MysqlSetup::of(place.server.flavour()))?;
-    let copy = format!(
-        "#!/bin/sh\nfor o; do case $o in --datadir=*) exec cp -R {}/. \"${{o#--datadir=}}/\";; esac; done\nexit 1\n",
-        blank.data().display()
-    );
-    script("mariadb-install-db", copy)?;
-    Ok(directory)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -353,7 +347,7 @@ async fn is_whole_among_changes(flavour: Flavour) -> Result<()> {
         .server
         .sql("CREATE DATABASE changes; CREATE TABLE changes.kept (id INT PRIMARY KEY AUTO_INCREMENT, note TEXT)")?;
     let stop = Arc::new(AtomicBool::new(false));
-    let changing = tokio::spawn(change(load::session(&place.server).await?, flavour, Arc::clone(&stop)));
+    let changing = tokio::spawn(change(Session::open(&place.server).await?, flavour, Arc::clone(&stop)));
     for _ in 0..5 {
         let pitr = place.pitr.clone();
         let run = tokio::task::spawn_blocking(move || pitr.run(["backup", "main", "--no-wait"])).await??;
@@ -377,7 +371,7 @@ async fn is_whole_among_changes(flavour: Flavour) -> Result<()> {
 }
 
 /// Changes definitions until told to stop; gives how often.
-async fn change(mut session: Sql, flavour: Flavour, stop: Arc<AtomicBool>) -> Result<u32> {
+async fn change(mut session: Session, flavour: Flavour, stop: Arc<AtomicBool>) -> Result<u32> {
     session.execute("USE changes").await?;
     session.execute("CREATE USER changer").await?;
     if flavour == Flavour::Mariadb {

@@ -52,19 +52,41 @@ fn stop(server: &Postgres) -> Result<()> {
 
 #[tokio::test]
 async fn nothing_outlives_the_directory_that_was_restored() -> Result<()> {
-    let world = Stepped::new("leaves", 4).await?;
+    let mut world = Stepped::new("leaves", 1).await?;
+    // The worst that a source's own configuration can say: a server of it would run in the directory of the source.
+    let data = format!("data_directory = '{}'", world.server.data().display());
+    let pid = format!("external_pid_file = '{}'", world.scratch.path().join("source.pid").display());
+    world.server.configure([data.as_str(), pid.as_str()])?;
+    world.pitr.run(["backup", SOURCE])?.ok()?;
+    for _ in 0..4 {
+        world.step().await?;
+    }
+    world.server.archive_everything().await?;
     let (around, temporary) = (names(world.scratch.path())?, run_directories()?);
     let (resumed, promoted) = (world.scratch.path().join("resumed"), world.scratch.path().join("promoted"));
 
     let server = started(&world, &resumed, &[])?;
+    ensure!(
+        server.value("current_setting('data_directory')").await? == resumed.to_string_lossy(),
+        "it runs in another directory"
+    );
     ensure!(resumed.join("pitr.spool").is_dir(), "nothing was fetched ahead, so nothing is proved");
     server.execute("SELECT pg_wal_replay_resume()").await?;
     until("recovery ended", async || Ok(server.value("SELECT pg_is_in_recovery()").await? == "false")).await?;
     until("the spool is gone", async || Ok(!resumed.join("pitr.spool").exists())).await?;
     stop(&server)?;
+    let mut by_hand = Postgres::at(&world.scratch, "resumed.run", 15, resumed.clone())?;
+    by_hand.start().await?;
+    ensure!(
+        by_hand.value("current_setting('data_directory')").await? == resumed.to_string_lossy(),
+        "it runs in another directory"
+    );
+    by_hand.stop().await?;
+    drop(by_hand);
+    fs::remove_dir_all(world.scratch.path().join("resumed.run.s"))?;
 
     let server = started(&world, &promoted, &["--promote"])?;
-    ensure!(server.value("SELECT count(*) FROM step").await? == "4", "rows are missing");
+    ensure!(server.value("SELECT count(*) FROM step").await? == "5", "rows are missing");
     until("the spool is gone", async || Ok(!promoted.join("pitr.spool").exists())).await?;
     // A base of this server does not bring its own leftovers with it, nor is it confused by them.
     ensure!(promoted.join("pitr.run").is_dir(), "the private server was elsewhere");

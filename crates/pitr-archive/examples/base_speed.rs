@@ -1,8 +1,9 @@
 //! Takes a directory as a base into a local archive, twice, and pours it out again; prints times and sizes.
 //!
 //! ```text
-//! cargo run --release -p pitr-archive --example base_speed -- PGDATA ARCHIVE TARGET [encrypt]
+//! cargo run --release -p pitr-archive --example base_speed -- PGDATA ARCHIVE TARGET [encrypt] [rows]
 //! ```
+//! With `rows` the files are taken as a dump: cut by content, and compressed as rows are.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,12 +22,13 @@ use pitr_core::{LineageId, PortError};
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [data, archive, target, options @ ..] = arguments.as_slice() else {
-        bail!("usage: base_speed PGDATA ARCHIVE TARGET [encrypt]");
+        bail!("usage: base_speed PGDATA ARCHIVE TARGET [encrypt] [rows]");
     };
-    let archive = create(Path::new(archive), options.iter().any(|option| option == "encrypt")).await?;
+    let wants = |name: &str| options.iter().any(|option| option == name);
+    let archive = create(Path::new(archive), wants("encrypt")).await?;
     for round in ["first base", "second base"] {
         let begin = Instant::now();
-        let written = take(archive.objects(), Path::new(data)).await?;
+        let written = take(archive.objects(), Path::new(data), wants("rows")).await?;
         let seconds = begin.elapsed().as_secs_f64();
         println!(
             "{round}: {} parts, {} MB in {seconds:.2} s = {:.0} MB/s, stored {:.2} MB, reused {:.1} MB, peak {} kB",
@@ -60,9 +62,13 @@ async fn create(directory: &Path, encrypt: bool) -> Result<Archive> {
     Ok(Archive::create(store, if encrypt { Access::reader(identity()) } else { Access::plain() }).await?)
 }
 
-async fn take(objects: &Objects, data: &Path) -> Result<BaseWritten<Place>> {
+async fn take(objects: &Objects, data: &Path, rows: bool) -> Result<BaseWritten<Place>> {
     let begin = chrono::Utc::now();
-    let writer = BaseWriter::begin(objects, "speed", &BaseOptions::default()).await?;
+    let (chunking, options) = match rows {
+        true => (Chunking::Content, BaseOptions::of_rows()),
+        false => (Chunking::Fixed, BaseOptions::default()),
+    };
+    let writer = BaseWriter::begin(objects, "speed", &options).await?;
     let mut buffer = vec![0; 128 * 1024];
     let mut directories = vec![data.to_owned()];
     while let Some(directory) = directories.pop() {
@@ -77,7 +83,7 @@ async fn take(objects: &Objects, data: &Path) -> Result<BaseWritten<Place>> {
                 directories.push(path);
                 continue;
             }
-            let info = PartInfo { path: name, kind: PartKind::File(Chunking::Fixed), mode: Some(0o600) };
+            let info = PartInfo { path: name, kind: PartKind::File(chunking), mode: Some(0o600) };
             let mut part = writer.open(info).await?;
             let mut file = File::open(&path)?;
             loop {

@@ -18,27 +18,22 @@ pub(crate) struct Content {
     pub frames: Vec<Bytes>,
     pub raw_bytes: u64,
     pub raw_digest: [u8; 32],
-    /// Whether the frames were decoded again already.
-    pub proven: bool,
 }
 
 /// Compresses what is not compressed yet, and decodes what it compressed.
 pub(crate) fn prepare(payload: Payload, kind: Kind, digests: &DigestKey) -> io::Result<Content> {
     match payload {
-        Payload::Frames { frames, raw_bytes, raw_digest } => {
-            Ok(Content { frames, raw_bytes, raw_digest, proven: false })
-        }
         Payload::Pressed(Pressed { kind: pressed_as, .. }) if pressed_as != kind => {
             Err(io::Error::other(format!("the content of a {kind:?} was pressed as that of a {pressed_as:?}")))
         }
         Payload::Pressed(Pressed { frames, raw_bytes, raw_digest, .. }) => {
-            Ok(Content { frames, raw_bytes, raw_digest, proven: true })
+            Ok(Content { frames, raw_bytes, raw_digest })
         }
         Payload::Raw(raw) if raw.len() <= limits::FRAME_BYTES => {
             let frame = compress(&raw)?;
             press::decodes_to(&frame, &raw, &mut Vec::new())?;
             let raw_digest = *digests.hasher(kind).update(&raw).finalize().as_bytes();
-            Ok(Content { frames: vec![frame], raw_bytes: raw.len() as u64, raw_digest, proven: true })
+            Ok(Content { frames: vec![frame], raw_bytes: raw.len() as u64, raw_digest })
         }
         Payload::Raw(raw) => {
             let mut press = Press::begin(kind, digests)?;

@@ -253,7 +253,6 @@ pub fn seal(subject: Subject, payload: Payload, encryption: &Encryption, digests
     };
     let facts_line = serde_json::to_vec(&line).map_err(|e| Error::internal(&key, e))?;
     let mut frames = vec![header_frame(&digests.header_digest(line.kind, &facts_line))];
-    let proven = content.proven;
     frames.extend(content.frames);
     let (stored, proof) = match encryption {
         Encryption::Disabled => (frames.clone(), Identities::none()),
@@ -272,11 +271,7 @@ pub fn seal(subject: Subject, payload: Payload, encryption: &Encryption, digests
         Ok(Parsed::Whole(header)) => *header,
         other => return Err(Error::Unfaithful { key, what: format!("its header reads as {other:?}") }),
     };
-    let verified = match proven {
-        true => verify_frames(&header, &stored, &proof, &frames),
-        false => verify(&header, &stored, &proof, digests),
-    };
-    verified.map_err(|e| match e {
+    verify(&header, &stored, &proof, &frames).map_err(|e| match e {
         Error::Corrupt { key, what } => Error::Unfaithful { key, what },
         other => other,
     })?;
@@ -396,13 +391,8 @@ pub fn check_place(header: &Header, key: &str, archive: Option<&ArchiveId>) -> R
     }
 }
 
-/// The last check before upload: the payload decodes to what its header says, without keeping it.
-fn verify(header: &Header, stored: &[Bytes], proof: &Identities, digests: &DigestKey) -> Result<()> {
-    decode(header, stored, proof, digests, std::io::sink()).map(|_| ())
-}
-
-/// The same check for frames that were decoded before: what is stored gives back these very frames.
-fn verify_frames(header: &Header, stored: &[Bytes], proof: &Identities, frames: &[Bytes]) -> Result<()> {
+/// The last check before upload: what is stored gives back these very frames, which were decoded when they were made.
+fn verify(header: &Header, stored: &[Bytes], proof: &Identities, frames: &[Bytes]) -> Result<()> {
     let mut plain = decrypted(header, stored, proof)?;
     let mut expected = codec::Parts::new(frames);
     let corrupt = |e: std::io::Error| Error::corrupt(&header.key, format!("its payload does not decode: {e}"));

@@ -82,15 +82,6 @@ pub enum Payload {
     Raw(Bytes),
     /// Compressed and decoded again already.
     Pressed(Pressed),
-    /// Compressed already; decoded again here.
-    Frames {
-        /// zstd frames, in order.
-        frames: Vec<Bytes>,
-        /// Length of their content in bytes.
-        raw_bytes: u64,
-        /// Keyed digest of their content.
-        raw_digest: [u8; 32],
-    },
 }
 
 /// Outcome of a put.

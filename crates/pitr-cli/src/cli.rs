@@ -94,9 +94,9 @@ pub struct Init {
     /// Name of a source to write into the configuration
     #[arg(long, value_name = "NAME")]
     pub source: Option<String>,
-    /// Engine of that source
-    #[arg(long, value_enum, default_value_t = EngineKind::Postgres)]
-    pub engine: EngineKind,
+    /// Engine of that source [default: what the begin of its URL says]
+    #[arg(long, value_enum)]
+    pub engine: Option<EngineKind>,
     /// How to connect to that source, without password
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,

@@ -129,6 +129,17 @@ impl EngineKind {
     pub fn name(self) -> &'static str {
         by_engine!(self, E => <E as pitr_core::Engine>::NAME)
     }
+
+    /// The engine that a connection URL is of, by its scheme. One that says nothing is taken for PostgreSQL's, which then
+    /// refuses it by name.
+    pub fn of_url(url: &str) -> Self {
+        match url.split_once("://").map_or(url, |(scheme, _)| scheme) {
+            "mysql" => Self::Mysql,
+            "mariadb" => Self::Mariadb,
+            "mongodb" | "mongodb+srv" => Self::Mongodb,
+            _ => Self::Postgres,
+        }
+    }
 }
 
 impl Source {

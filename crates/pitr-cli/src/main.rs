@@ -9,6 +9,7 @@
 mod cli;
 mod config;
 mod context;
+mod durable;
 mod engine;
 mod failure;
 mod limits;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use pitr_core::ErrorKind;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{Cli, Verb, Wal};
 use crate::context::Context;
@@ -76,6 +78,8 @@ fn main() -> ExitCode {
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     use tokio::runtime::Builder;
     match verb {
+        // One step after the other: a second thread for blocking calls would only cost its start.
+        Verb::Wal(Wal::Push(_)) => Builder::new_current_thread().max_blocking_threads(1).enable_all().build(),
         Verb::Wal(_) => Builder::new_current_thread().enable_all().build(),
         _ => Builder::new_multi_thread().worker_threads(2).enable_all().build(),
     }
@@ -165,13 +169,16 @@ impl Hook {
 
 fn start_log(cli: &Cli) {
     let level = match (cli.quiet, cli.verbose) {
-        (true, _) => "error",
+        (true, _) => LevelFilter::ERROR,
         // Of a service the log is all there is to see.
-        (_, 0) if matches!(cli.verb, Verb::Stream(_)) => "info",
-        (_, 0) => "warn",
-        (_, 1) => "info",
-        _ => "debug",
+        (_, 0) if matches!(cli.verb, Verb::Stream(_)) => LevelFilter::INFO,
+        (_, 0) => LevelFilter::WARN,
+        (_, 1) => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
     };
-    let filter = EnvFilter::try_from_env("PITR_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    match EnvFilter::try_from_env("PITR_LOG") {
+        Ok(filter) => log.with_env_filter(filter).init(),
+        Err(_) => log.with_max_level(level).init(),
+    }
 }

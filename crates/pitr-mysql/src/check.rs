@@ -13,6 +13,7 @@ use crate::grants::{account, rights};
 use crate::limits::{QUERY_TIMEOUT, SHORT_EXPIRY};
 use crate::server::at_least;
 use crate::sql::Sql;
+use crate::unlogged::{ABOUT_REPLICATED, Unlogged, about_filter};
 
 /// What the server said, and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct Observed {
     pub rights: BTreeSet<String>,
     /// `server_id`s of the replicas that are connected, and what they call themselves; `None` if we may not see them.
     pub replicas: Option<Vec<(u32, String)>>,
+    /// What is not written to the log.
+    pub unlogged: Unlogged,
     /// Tables of users in engines without transactions: how many, and one of them.
     pub foreign_tables: (u64, Option<String>),
     /// True if the connection goes over a network in plain text.
@@ -36,7 +39,7 @@ pub struct Observed {
 }
 
 /// The settings that matter.
-pub const ASKED: [&str; 18] = [
+pub const ASKED: [&str; 16] = [
     "log_bin",
     "server_id",
     "binlog_format",
@@ -51,8 +54,6 @@ pub const ASKED: [&str; 18] = [
     "gtid_mode",
     "enforce_gtid_consistency",
     "gtid_strict_mode",
-    "log_replica_updates",
-    "log_slave_updates",
     "binlog_storage_engine",
     "binlog_annotate_row_events",
 ];
@@ -91,13 +92,14 @@ async fn observe(sql: &mut Sql, flavour: Flavour, version: String) -> Result<Obs
         rights.extend(global_rights(&row.text(0).unwrap_or_default()));
     }
     let replicas = replicas(sql, flavour, &version).await;
+    let unlogged = Unlogged::ask(sql, flavour, &version).await?;
     let foreign = "FROM information_schema.tables WHERE table_type = 'BASE TABLE' AND engine IS NOT NULL \
          AND engine NOT IN ('InnoDB', 'ROCKSDB', 'TokuDB') \
          AND table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')";
     let count = sql.value(&format!("SELECT COUNT(*) {foreign}")).await?.and_then(|n| n.parse().ok()).unwrap_or(0);
     let one = format!("SELECT CONCAT(table_schema, '.', table_name, ' (', engine, ')') {foreign} LIMIT 1");
     let foreign_tables = (count, sql.value(&one).await?);
-    Ok(Observed { flavour, version, settings, account, rights, replicas, foreign_tables, plain_text: false })
+    Ok(Observed { flavour, version, settings, account, rights, replicas, unlogged, foreign_tables, plain_text: false })
 }
 
 /// The replicas that are connected; `None` if we may not ask, which is a right that nothing else needs.
@@ -169,6 +171,7 @@ pub fn judge(seen: &Observed, server_id: u32) -> Vec<Finding> {
     findings.push(expiry(seen));
     findings.push(identifiers(seen));
     findings.push(identity(seen, server_id));
+    findings.extend(unlogged(seen));
     findings.push(match &seen.foreign_tables {
         (0, _) => good("engines", "all tables are transactional".to_owned()),
         (count, one) => warning(
@@ -286,6 +289,26 @@ fn identity(seen: &Observed, server_id: u32) -> Finding {
     }
 }
 
+/// What the server changes without a trace in its log.
+fn unlogged(seen: &Observed) -> Vec<Finding> {
+    let name = if seen.flavour == Flavour::Mysql { "log_replica_updates" } else { "log_slave_updates" };
+    let fix = || format!("# my.cnf, then restart the server\n[mysqld]\n{name} = ON");
+    let mut findings = vec![match &seen.unlogged {
+        Unlogged { replicated: false, .. } => good(name, "what it may replicate is logged, too".to_owned()),
+        Unlogged { replicates: true, .. } => failure(name, ABOUT_REPLICATED.to_owned(), fix()),
+        _ => hint(
+            name,
+            format!("{name} is off: if it becomes a replica, what it replicates will not be archived"),
+            fix(),
+        ),
+    }];
+    for (option, value) in &seen.unlogged.filters {
+        let fix = format!("# my.cnf, then restart the server: remove\n{option} = {value}");
+        findings.push(warning("filters", about_filter(option, value), fix));
+    }
+    findings
+}
+
 fn may(seen: &Observed) -> Finding {
     const TOPIC: &str = "rights";
     let has = |right: &str| seen.rights.contains(right) || seen.rights.contains("ALL PRIVILEGES");
@@ -349,6 +372,7 @@ mod tests {
             account: "pitr@%".to_owned(),
             rights: rights(Flavour::Mysql).map(str::to_owned).collect(),
             replicas: Some(vec![(4711, "pitr".to_owned())]),
+            unlogged: Unlogged::default(),
             foreign_tables: (0, None),
             plain_text: false,
         }
@@ -385,6 +409,14 @@ mod tests {
         assert_eq!(worst(clash), (Severity::Failure, "replicas"));
         let lacks = |seen: &mut Observed| seen.rights.retain(|right| right != "RELOAD");
         assert_eq!(worst(lacks), (Severity::Failure, "rights"));
+        let filter =
+            |seen: &mut Observed| seen.unlogged.filters.push(("binlog_ignore_db".to_owned(), "shop".to_owned()));
+        assert_eq!(worst(filter), (Severity::Warning, "filters"));
+        let replica = |replicates| {
+            worst(move |seen| seen.unlogged = Unlogged { replicated: true, replicates, ..Default::default() })
+        };
+        assert_eq!(replica(true), (Severity::Failure, "log_replica_updates"));
+        assert_eq!(replica(false), (Severity::Hint, "log_replica_updates"));
         assert_eq!(worst(|seen| seen.foreign_tables = (1, None)), (Severity::Warning, "engines"));
         assert_eq!(worst(|seen| seen.version = "5.7.44".to_owned()), (Severity::Failure, "version"));
     }

@@ -42,6 +42,7 @@ pub mod scan;
 pub mod server;
 pub mod sql;
 pub mod stream;
+pub mod unlogged;
 pub mod wire;
 
 pub use engine::{Mariadb, Mysql};

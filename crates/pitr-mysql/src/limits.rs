@@ -54,13 +54,6 @@ pub const MAX_LOGIN_PACKET: usize = 64 << 10;
 /// What `performance_schema.session_connect_attrs` shows of us.
 pub const PROGRAM_NAME: &str = "pitr";
 
-/// Idle time after which TCP asks whether the peer still lives, and then in which rhythm and how often.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// See [`KEEPALIVE_IDLE`].
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// See [`KEEPALIVE_IDLE`].
-pub const KEEPALIVE_PROBES: u32 = 6;
-
 /// Largest packet that is joined in memory, in bytes: the server's own limit (`max_allowed_packet`) is 1 GiB.
 pub const MAX_PACKET: usize = (1 << 30) + (1 << 10);
 

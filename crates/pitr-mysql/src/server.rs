@@ -7,6 +7,7 @@ use crate::event::Flavour;
 use crate::gtid::GtidSet;
 use crate::position::LogFile;
 use crate::sql::Sql;
+use crate::unlogged::Unlogged;
 use crate::{Error, ServerError};
 
 /// A server as it was a moment ago.
@@ -30,6 +31,8 @@ pub struct Server {
     pub executed: GtidSet,
     /// Age at which it removes its files; `None` if it does not.
     pub expiry: Option<Duration>,
+    /// What it does not write to its log.
+    pub unlogged: Unlogged,
 }
 
 impl Server {
@@ -59,11 +62,12 @@ impl Server {
         let expiry = sql.row("SHOW GLOBAL VARIABLES LIKE 'binlog_expire_logs_seconds'").await?;
         let seconds = expiry.and_then(|row| row.number::<f64>(1)).filter(|seconds| *seconds >= 1.0);
         let expiry = seconds.map(Duration::from_secs_f64);
+        let unlogged = Unlogged::ask(&mut sql, flavour, &version).await?;
         sql.close().await;
         if files.is_empty() {
             return Err(ServerError::NoBinaryLog.into());
         }
-        Ok(Self { flavour, version, server_id, uuid, files, current, end, executed, expiry })
+        Ok(Self { flavour, version, server_id, uuid, files, current, end, executed, expiry, unlogged })
     }
 
     /// What tells it from other servers.
@@ -107,14 +111,18 @@ pub async fn executed(sql: &mut Sql, flavour: Flavour) -> Result<GtidSet, Error>
     })
 }
 
-/// The file that a server is writing, and how far.
-pub async fn log_end(sql: &mut Sql, flavour: Flavour, version: &str) -> Result<(LogFile, u64), Error> {
-    // MySQL renamed the statement in 8.2 and removed the old one in 8.4.
-    let statement = match flavour {
+/// The statement that shows the end of the log.
+pub fn log_status(flavour: Flavour, version: &str) -> &'static str {
+    match flavour {
+        // Renamed in 8.2; the old one went in 8.4.
         Flavour::Mysql if at_least(version, 8, 2) => "SHOW BINARY LOG STATUS",
         _ => "SHOW MASTER STATUS",
-    };
-    let row: Option<_> = sql.row(statement).await?;
+    }
+}
+
+/// The file that a server is writing, and how far.
+pub async fn log_end(sql: &mut Sql, flavour: Flavour, version: &str) -> Result<(LogFile, u64), Error> {
+    let row: Option<_> = sql.row(log_status(flavour, version)).await?;
     let row = row.ok_or(ServerError::NoBinaryLog)?;
     let file = row.text(0).as_deref().and_then(LogFile::parse).ok_or(ServerError::OddLogName)?;
     Ok((file, row.number(1).ok_or(ServerError::OddLogName)?))

@@ -49,13 +49,6 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time for the answer to a small question (`SHOW`, `IDENTIFY_SYSTEM`, a query of `pitr check`).
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Idle time after which TCP asks whether the peer still lives, and then in which rhythm and how often.
-pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// See [`KEEPALIVE_IDLE`].
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// See [`KEEPALIVE_IDLE`].
-pub const KEEPALIVE_PROBES: u32 = 6;
-
 /// Longest message of the replication protocol that is accepted, in bytes. Servers send up to 128 KiB of log or
 /// 32 KiB of a base at once; a timeline history file comes whole.
 pub const MAX_MESSAGE: usize = 4 << 20;

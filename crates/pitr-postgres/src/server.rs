@@ -259,6 +259,8 @@ impl PrivateServer {
         // A group of its own: an interrupt at our terminal is ours to handle.
         command.stdout(log).stderr(errors).process_group(0).kill_on_drop(false);
         for setting in [
+            // A configuration that includes others may name that of the source.
+            format!("data_directory={}", data.display()),
             format!("unix_socket_directories={}", directory.display()),
             format!("hba_file={}", rules.display()),
             format!("port={DEFAULT_PORT}"),

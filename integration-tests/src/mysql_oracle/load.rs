@@ -7,12 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use pitr_mysql::connect::Settings;
-use pitr_mysql::sql::{Sql, SqlError};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use crate::mysql::{Flavour, Mysql};
+use crate::mysql_session::{Session, SessionError, was_in_the_way};
 use crate::seed::generator;
 
 /// What each transaction number left: how many rows, and a digest of them.
@@ -22,11 +21,6 @@ pub type Content = BTreeMap<i64, (u64, String)>;
 const ACCOUNTS: u32 = 12;
 /// What each has at the begin.
 const BALANCE: i64 = 1_000;
-
-/// A session of an administrator.
-pub async fn session(server: &Mysql) -> Result<Sql> {
-    Ok(Settings::unix(server.socket(), "root").sql().await?)
-}
 
 /// Creates the tables.
 pub fn prepare(server: &Mysql) -> Result<()> {
@@ -61,7 +55,7 @@ pub struct Load {
 pub async fn run(server: &Mysql, load: Load) -> Result<()> {
     let mut tasks = Vec::new();
     for client in 0..load.clients {
-        let session = session(server).await?;
+        let session = Session::open(server).await?;
         let base = i64::from(load.round) * 1_000_000_000 + i64::from(client) * 1_000_000;
         let rng = generator(load.seed, u64::from(load.round) * 1_000 + u64::from(client));
         tasks.push(tokio::spawn(work(session, base, load.transactions, rng)));
@@ -74,20 +68,20 @@ pub async fn run(server: &Mysql, load: Load) -> Result<()> {
 
 /// One client.
 struct Client {
-    session: Sql,
+    session: Session,
     rng: StdRng,
     families: Vec<i64>,
     tables: Vec<i64>,
 }
 
-async fn work(session: Sql, base: i64, transactions: u32, rng: StdRng) -> Result<()> {
+async fn work(session: Session, base: i64, transactions: u32, rng: StdRng) -> Result<()> {
     let mut client = Client { session, rng, families: Vec::new(), tables: Vec::new() };
     for number in 0..transactions {
         let id = base + i64::from(number);
         match client.transact(id).await {
             Ok(()) => {}
             // Lock wait timeout or deadlock: the transaction never was.
-            Err(SqlError::Server { code: 1205 | 1213, .. }) => client.run("ROLLBACK").await?,
+            Err(error) if was_in_the_way(&error) => client.run("ROLLBACK").await?,
             Err(error) => bail!("transaction {id}: {error}"),
         }
     }
@@ -95,15 +89,15 @@ async fn work(session: Sql, base: i64, transactions: u32, rng: StdRng) -> Result
 }
 
 impl Client {
-    async fn run(&mut self, statement: &str) -> Result<(), SqlError> {
-        self.session.execute(statement).await.map(drop)
+    async fn run(&mut self, statement: &str) -> Result<(), SessionError> {
+        self.session.execute(statement).await
     }
 
-    async fn note(&mut self, id: i64, part: u32, kind: &str, payload: &str) -> Result<(), SqlError> {
+    async fn note(&mut self, id: i64, part: u32, kind: &str, payload: &str) -> Result<(), SessionError> {
         self.run(&format!("INSERT INTO oracle.ledger VALUES ({id}, {part}, '{kind}', '{payload}')")).await
     }
 
-    async fn transact(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn transact(&mut self, id: i64) -> Result<(), SessionError> {
         match self.rng.random_range(0..100) {
             0..25 => self.note(id, 0, "single", "one statement, one transaction").await,
             25..40 => self.several(id, 12, 40).await,
@@ -119,7 +113,7 @@ impl Client {
         }
     }
 
-    async fn several(&mut self, id: i64, most: u32, bytes: usize) -> Result<(), SqlError> {
+    async fn several(&mut self, id: i64, most: u32, bytes: usize) -> Result<(), SessionError> {
         self.run("BEGIN").await?;
         for part in 0..self.rng.random_range(1..=most) {
             let letter = char::from(b'a' + self.rng.random_range(0..26));
@@ -128,7 +122,7 @@ impl Client {
         self.run("COMMIT").await
     }
 
-    async fn transfer(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn transfer(&mut self, id: i64) -> Result<(), SessionError> {
         let (from, to) = (self.rng.random_range(0..ACCOUNTS), self.rng.random_range(0..ACCOUNTS));
         let amount = self.rng.random_range(1..50);
         self.run("BEGIN").await?;
@@ -138,7 +132,7 @@ impl Client {
         self.run("COMMIT").await
     }
 
-    async fn found_family(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn found_family(&mut self, id: i64) -> Result<(), SessionError> {
         self.run("BEGIN").await?;
         self.run(&format!("INSERT INTO oracle.parent VALUES ({id}, 'note {}')", id % 7)).await?;
         for child in 0..3 {
@@ -151,7 +145,7 @@ impl Client {
     }
 
     /// The children go by the foreign key alone: whether that is in the log depends on the family of servers.
-    async fn remove_family(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn remove_family(&mut self, id: i64) -> Result<(), SessionError> {
         let Some(family) = self.families.last().copied() else { return self.note(id, 0, "single", "none yet").await };
         self.run("BEGIN").await?;
         self.run(&format!("DELETE FROM oracle.parent WHERE id = {family}")).await?;
@@ -161,14 +155,14 @@ impl Client {
         Ok(())
     }
 
-    async fn roll_back(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn roll_back(&mut self, id: i64) -> Result<(), SessionError> {
         self.run("BEGIN").await?;
         self.note(id, 0, "never", "never").await?;
         self.run("UPDATE oracle.account SET balance = 0 WHERE id = 0").await?;
         self.run("ROLLBACK").await
     }
 
-    async fn savepoint(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn savepoint(&mut self, id: i64) -> Result<(), SessionError> {
         self.run("BEGIN").await?;
         self.note(id, 0, "kept", "before the savepoint").await?;
         self.run("SAVEPOINT s").await?;
@@ -179,7 +173,7 @@ impl Client {
     }
 
     /// Rows that no key tells apart.
-    async fn keyless(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn keyless(&mut self, id: i64) -> Result<(), SessionError> {
         self.run("BEGIN").await?;
         self.run("INSERT INTO oracle.keyless VALUES (1, 'same'), (1, 'same'), (2, NULL)").await?;
         self.note(id, 0, "keyless", "3").await?;
@@ -187,7 +181,7 @@ impl Client {
     }
 
     /// A definition is a transaction of its own, without a row in the ledger.
-    async fn definition(&mut self, id: i64) -> Result<(), SqlError> {
+    async fn definition(&mut self, id: i64) -> Result<(), SessionError> {
         match self.tables.pop() {
             Some(table) if self.rng.random_bool(0.4) => self.run(&format!("DROP TABLE oracle.ddl_{table}")).await,
             Some(table) => {
@@ -205,7 +199,7 @@ impl Client {
 
 /// What the ledger holds.
 pub async fn content(server: &Mysql) -> Result<Content> {
-    let mut session = session(server).await?;
+    let mut session = Session::open(server).await?;
     let asked = "SELECT id, COUNT(*), CONCAT(MIN(kind), ' ', BIT_XOR(CRC32(CONCAT(part, kind, payload))), ' ', SUM(LENGTH(payload))) FROM oracle.ledger GROUP BY id";
     let mut content = Content::new();
     for row in session.rows(asked).await? {
@@ -217,7 +211,7 @@ pub async fn content(server: &Mysql) -> Result<Content> {
 
 /// The tables that definitions of the load made.
 pub async fn tables(server: &Mysql) -> Result<BTreeSet<String>> {
-    let mut session = session(server).await?;
+    let mut session = Session::open(server).await?;
     let asked =
         "SELECT table_name FROM information_schema.tables WHERE table_schema = 'oracle' AND table_name LIKE 'ddl%'";
     Ok(session.rows(asked).await?.iter().filter_map(|row| row.text(0)).collect())
@@ -225,7 +219,7 @@ pub async fn tables(server: &Mysql) -> Result<BTreeSet<String>> {
 
 /// What follows from the ledger must be as the ledger says.
 pub async fn check_derived(server: &Mysql) -> Result<()> {
-    let mut session = session(server).await?;
+    let mut session = Session::open(server).await?;
     let mut balances: BTreeMap<u32, i64> = (0..ACCOUNTS).map(|id| (id, BALANCE)).collect();
     let mut families = BTreeSet::new();
     let mut keyless = 0;
@@ -267,7 +261,7 @@ pub async fn check_derived(server: &Mysql) -> Result<()> {
 
 /// A restored server replicates from nobody and has no ledger of the restore.
 pub async fn check_nothing_left(server: &Mysql) -> Result<()> {
-    let mut session = session(server).await?;
+    let mut session = Session::open(server).await?;
     let status = if server.flavour() == Flavour::Mysql { "SHOW REPLICA STATUS" } else { "SHOW SLAVE STATUS" };
     ensure!(session.row(status).await?.is_none(), "the restored server has a configuration of replication");
     let databases = session.rows("SHOW DATABASES LIKE 'pitr%'").await?;

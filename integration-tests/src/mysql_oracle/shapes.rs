@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 
 use crate::mysql::{Flavour, Mysql};
-use crate::mysql_oracle::load::session;
+use crate::mysql_session::Session;
 
 /// A shape: its name, which is that of its database behind a prefix, and the sessions that make it.
 pub type Shape = (&'static str, &'static [&'static str]);
@@ -117,7 +117,7 @@ pub fn make(server: &Mysql, shape: &Shape, file: &str) -> Result<()> {
 
 /// The rows and definitions of all shapes: a checksum and a statement for each table.
 pub async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
-    let mut session = session(server).await?;
+    let mut session = Session::open(server).await?;
     let mut picture = BTreeMap::new();
     let asked =
         "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_schema LIKE 's\\_%'";

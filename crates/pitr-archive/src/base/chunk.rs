@@ -1,9 +1,10 @@
 //! Chunks: how the bytes of a part are cut, and how a piece is named.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use fastcdc::v2020::FastCDC;
+use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 use pitr_core::ports::Chunking;
 use serde::{Deserialize, Serialize};
 
@@ -60,70 +61,99 @@ impl TryFrom<String> for ChunkId {
 /// Cuts the bytes of one part into chunks; where it cuts does not depend on how the bytes arrive.
 #[derive(Debug)]
 pub(crate) struct Cutter {
-    chunking: Chunking,
+    scan: Scan,
     buffers: Arc<Buffers>,
-    buffer: Vec<u8>,
+    chunk: Vec<u8>,
+}
+
+/// Where the chunk that is being collected ends.
+#[derive(Debug)]
+enum Scan {
+    Fixed,
+    Content(Gear),
 }
 
 impl Cutter {
     /// A cutter that holds nothing; memory grows with what is pushed, up to one chunk.
     pub(crate) fn new(chunking: Chunking, buffers: Arc<Buffers>) -> Self {
-        Self { chunking, buffers, buffer: Vec::new() }
+        let scan = match chunking {
+            Chunking::Fixed => Scan::Fixed,
+            Chunking::Content => Scan::Content(Gear::new()),
+        };
+        Self { scan, buffers, chunk: Vec::new() }
     }
 
     /// Takes bytes from the front of `bytes` until a chunk is complete or nothing is left.
     pub(crate) fn push(&mut self, bytes: &mut &[u8]) -> Option<Vec<u8>> {
-        if self.buffer.capacity() == 0 {
-            self.buffer = self.buffers.take();
+        if self.chunk.capacity() == 0 {
+            self.chunk = self.buffers.take();
         }
-        let room = self.room();
-        let (taken, rest) = bytes.split_at(room.min(bytes.len()));
-        self.buffer.extend_from_slice(taken);
+        let end = match &mut self.scan {
+            Scan::Fixed => FIXED_CHUNK.checked_sub(self.chunk.len()).filter(|end| *end <= bytes.len()),
+            Scan::Content(gear) => gear.find(self.chunk.len(), bytes),
+        };
+        let (taken, rest) = bytes.split_at(end.unwrap_or(bytes.len()));
+        self.chunk.extend_from_slice(taken);
         *bytes = rest;
-        if self.buffer.len() < self.full() {
-            return None;
-        }
-        match self.chunking {
-            Chunking::Fixed => Some(std::mem::take(&mut self.buffer)),
-            Chunking::Content => Some(self.cut()),
-        }
+        end.map(|_| std::mem::take(&mut self.chunk))
     }
 
-    /// The next chunk of what is left once the part has ended; `None` when nothing is left.
+    /// What is left once the part has ended; `None` when nothing is left.
     pub(crate) fn rest(&mut self) -> Option<Vec<u8>> {
-        if self.buffer.is_empty() {
-            return None;
-        }
-        match self.chunking {
-            Chunking::Fixed => Some(std::mem::take(&mut self.buffer)),
-            Chunking::Content => Some(self.cut()),
-        }
+        (!self.chunk.is_empty()).then(|| std::mem::take(&mut self.chunk))
+    }
+}
+
+/// Cuts of FastCDC, found in bytes as they arrive. The library wants the whole of the longest possible chunk at
+/// once, for every chunk: collecting that and moving the rest to the front copied each byte several times.
+#[derive(Debug)]
+struct Gear {
+    table: Cow<'static, [u64]>,
+    /// Of the bytes since the shortest chunk.
+    hash: u64,
+    /// What a cut before the usual size asks of the hash, and what one after it does.
+    masks: (u64, u64),
+}
+
+impl Gear {
+    fn new() -> Self {
+        let (table, _) = get_gear_with_seed(0);
+        Self { table, hash: 0, masks: select_masks(CONTENT_CHUNK_AVERAGE, Normalization::Level1) }
     }
 
-    /// Cuts the buffer by its content. With a full buffer the cut depends on nothing that follows.
-    fn cut(&mut self) -> Vec<u8> {
-        let cutter = FastCDC::new(&self.buffer, CONTENT_CHUNK_MIN, CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX);
-        let (_, end) = cutter.cut(0, self.buffer.len());
-        let mut chunk = self.buffers.take();
-        chunk.extend(self.buffer.drain(..end));
-        chunk
-    }
-
-    fn full(&self) -> usize {
-        match self.chunking {
-            Chunking::Fixed => FIXED_CHUNK,
-            Chunking::Content => CONTENT_CHUNK_MAX,
+    /// Where in `bytes`, which follow `length` bytes of the same chunk, the chunk ends.
+    fn find(&mut self, length: usize, bytes: &[u8]) -> Option<usize> {
+        let place = |size: usize| size.saturating_sub(length).min(bytes.len());
+        let (min, average, max) = (place(CONTENT_CHUNK_MIN), place(CONTENT_CHUNK_AVERAGE), place(CONTENT_CHUNK_MAX));
+        let end = match self.scan(bytes.get(min..average)?, self.masks.0) {
+            Some(end) => Some(min + end),
+            None => self.scan(bytes.get(average..max)?, self.masks.1).map(|end| average + end),
+        };
+        let end = end.or((length + max == CONTENT_CHUNK_MAX).then_some(max));
+        if end.is_some() {
+            self.hash = 0;
         }
+        end
     }
 
-    fn room(&self) -> usize {
-        self.full() - self.buffer.len()
+    /// The first byte that begins a new chunk.
+    fn scan(&mut self, bytes: &[u8], mask: u64) -> Option<usize> {
+        // An array of known size needs no check at each byte.
+        let table: &[u64; 256] = self.table.as_ref().try_into().ok()?;
+        let mut hash = self.hash;
+        let end = bytes.iter().position(|byte| {
+            hash = (hash << 1).wrapping_add(table[usize::from(*byte)]);
+            hash & mask == 0
+        });
+        self.hash = hash;
+        end
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use fastcdc::v2020::FastCDC;
     use proptest::prelude::*;
 
     use super::*;
@@ -142,9 +172,7 @@ mod tests {
                 chunks.extend(cutter.push(&mut piece));
             }
         }
-        while let Some(chunk) = cutter.rest() {
-            chunks.push(chunk);
-        }
+        chunks.extend(cutter.rest());
         chunks
     }
 
@@ -161,6 +189,18 @@ mod tests {
             prop_assert!(chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= CONTENT_CHUNK_MAX));
             prop_assert_eq!(chunks.concat(), bytes);
         }
+    }
+
+    #[test]
+    fn cuts_by_content_are_those_of_fastcdc() {
+        let mut bytes = noise(12 << 20, 3);
+        // Nothing to cut at: the longest chunk.
+        bytes.splice(5 << 20..5 << 20, vec![0; 5 << 20]);
+        let (min, average, max) = (CONTENT_CHUNK_MIN, CONTENT_CHUNK_AVERAGE, CONTENT_CHUNK_MAX);
+        let expected: Vec<_> = FastCDC::new(&bytes, min, average, max).map(|chunk| chunk.length).collect();
+        let lengths: Vec<_> = cut(Chunking::Content, &bytes, 99_991).iter().map(Vec::len).collect();
+        assert_eq!(lengths, expected);
+        assert!(lengths.contains(&max) && lengths.len() > 20, "{lengths:?}");
     }
 
     #[test]

@@ -10,7 +10,13 @@ use super::packer::lock;
 /// Contexts between two uses. At most as many exist as chunks are compressed at once.
 pub(crate) struct Compressors {
     level: i32,
-    idle: Mutex<Vec<Compressor<'static>>>,
+    idle: Mutex<Vec<Pair>>,
+}
+
+/// What compresses, and what checks that.
+struct Pair {
+    compressor: Compressor<'static>,
+    decoder: FrameDecoder,
 }
 
 impl Compressors {
@@ -19,21 +25,29 @@ impl Compressors {
         Self { level, idle: Mutex::new(Vec::new()) }
     }
 
-    /// Makes `frame` one zstd frame that decodes to `raw` and says its length.
-    pub(crate) fn compress(&self, raw: &[u8], frame: &mut Vec<u8>) -> std::io::Result<()> {
+    /// Makes `frame` one zstd frame that says the length of `raw`, and decodes it again while both are still in the
+    /// cache; false if other bytes came out.
+    pub(crate) fn compress(&self, raw: &[u8], frame: &mut Vec<u8>) -> std::io::Result<bool> {
         let idle = lock(&self.idle).pop();
-        let mut compressor = idle.map_or_else(|| Compressor::new(self.level), Ok)?;
+        let mut pair = idle.map_or_else(|| Pair::new(self.level), Ok)?;
         frame.clear();
         frame.reserve(zstd_safe::compress_bound(raw.len()));
-        compressor.compress_to_buffer(raw, frame)?;
-        lock(&self.idle).push(compressor);
-        Ok(())
+        pair.compressor.compress_to_buffer(raw, frame)?;
+        let faithful = pair.decoder.gives(frame, raw);
+        lock(&self.idle).push(pair);
+        Ok(faithful)
     }
 }
 
 impl std::fmt::Debug for Compressors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Compressors").field("level", &self.level).finish_non_exhaustive()
+    }
+}
+
+impl Pair {
+    fn new(level: i32) -> std::io::Result<Self> {
+        Ok(Self { compressor: Compressor::new(level)?, decoder: FrameDecoder::new()? })
     }
 }
 
@@ -59,6 +73,11 @@ impl FrameDecoder {
         }
         Ok(&self.buffer)
     }
+
+    /// True if a frame decodes to exactly these bytes.
+    fn gives(&mut self, frame: &[u8], raw: &[u8]) -> bool {
+        self.decode(frame, raw.len()).is_ok_and(|decoded| decoded == raw)
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +87,7 @@ mod tests {
 
     fn frame(compressors: &Compressors, raw: &[u8]) -> Vec<u8> {
         let mut frame = b"left over".to_vec();
-        compressors.compress(raw, &mut frame).unwrap();
+        assert!(compressors.compress(raw, &mut frame).unwrap());
         frame
     }
 
@@ -91,5 +110,16 @@ mod tests {
         assert!(decoder.decode(&frame, 9).is_err());
         assert!(decoder.decode(&frame, 7).is_err());
         assert!(decoder.decode(&frame[..frame.len() - 1], 8).is_err());
+    }
+
+    #[test]
+    fn a_frame_of_other_bytes_is_noticed_before_upload() {
+        let raw = [1, 2, 3, 4, 5, 6, 7, 8];
+        let mut frame = frame(&Compressors::new(3), &raw);
+        let mut decoder = FrameDecoder::new().unwrap();
+        assert!(decoder.gives(&frame, &raw));
+        assert!(!decoder.gives(&frame, &raw[..7]) && !decoder.gives(&frame, &[1, 2, 3, 4, 5, 6, 7, 9]));
+        *frame.last_mut().unwrap() ^= 1;
+        assert!(!decoder.gives(&frame, &raw));
     }
 }

@@ -120,8 +120,7 @@ impl Intake {
         let worker = self.gates.workers.acquire().await.map_err(|e| internal(&e))?;
         let this = Arc::clone(&self);
         let digest = move || this.digest(&raw).map(|(id, digested)| (raw, id, digested));
-        let digested = tokio::task::spawn_blocking(digest).await.map_err(|e| internal(&e))?;
-        let (raw, id, digested) = digested.map_err(|e| internal(&e))?;
+        let (raw, id, digested) = tokio::task::spawn_blocking(digest).await.map_err(|e| internal(&e))??;
         drop(worker);
         let (pack, new) = match digested {
             Digested::Known(pack) => (pack, false),
@@ -141,14 +140,20 @@ impl Intake {
     }
 
     /// The work of a thread: the digest, and if that is new, the compression.
-    fn digest(&self, raw: &[u8]) -> std::io::Result<(ChunkId, Digested)> {
+    fn digest(&self, raw: &[u8]) -> Result<(ChunkId, Digested)> {
         let id = ChunkId::from_digest(&self.objects.digest(raw));
         if let Some(pack) = lock(&self.dedup).refer(&id) {
             return Ok((id, Digested::Known(pack)));
         }
         let mut frame = self.buffers.take();
-        self.compressors.compress(raw, &mut frame)?;
-        Ok((id, Digested::New(frame)))
+        match self.compressors.compress(raw, &mut frame) {
+            Ok(true) => Ok((id, Digested::New(frame))),
+            Ok(false) => {
+                let what = format!("chunk {id} decodes to other bytes than were compressed");
+                Err(Error::Unfaithful { key: self.id.to_string(), what })
+            }
+            Err(error) => Err(Error::internal(self.id.as_str(), error)),
+        }
     }
 
     /// Adds a line to the index.

@@ -12,6 +12,7 @@ use super::pack::{PackBuilder, PackName, SealedPack};
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 use crate::objects::{Kind, Objects, Payload, Put};
+use crate::press::Pressed;
 
 /// Puts new chunks into packs.
 #[derive(Debug)]
@@ -108,7 +109,8 @@ impl Packer {
 
 async fn upload(objects: &Objects, key: &str, pack: SealedPack) -> Result<u64> {
     let SealedPack { facts, frames, raw_bytes, raw_digest } = pack;
-    let payload = Payload::Frames { frames, raw_bytes, raw_digest };
+    // Each frame was decoded again when it was made.
+    let payload = Payload::Pressed(Pressed { kind: Kind::Pack, frames, raw_bytes, raw_digest });
     match objects.put(Kind::Pack, key, &facts, payload).await? {
         Put::Stored { stored_bytes } => Ok(stored_bytes),
         // Only a repetition of our own request, whose first answer was lost, finds the same pack there.

@@ -71,7 +71,7 @@ impl Part {
     async fn end(mut self) -> Result<u64> {
         self.tail.intake.check()?;
         let Some(mut cutter) = self.content.take() else { return Ok(0) };
-        while let Some(chunk) = cutter.rest() {
+        if let Some(chunk) = cutter.rest() {
             self.tail.send(chunk).await?;
         }
         let intake = Arc::clone(&self.tail.intake);

@@ -25,7 +25,7 @@ use crate::failure::{During, Failure};
 use crate::log::LogReader;
 
 macro_rules! product {
-    ($engine:ident, $example:literal) => {
+    ($engine:ident, $example:literal, $now:literal) => {
         impl Product for $engine {
             const URL_EXAMPLE: &'static str = $example;
             const FLAGS: &'static [&'static str] = &["--target-url", "--listen", "--skip", "--bin-dir"];
@@ -79,8 +79,7 @@ macro_rules! product {
 
             /// A binary log has no place for a name: a position is typed instead.
             async fn mark(_: Site<'_>, _: &str) -> Result<String, Failure> {
-                Err(Failure::new(ErrorKind::Usage, "this engine has no named points")
-                    .next("SELECT @@GLOBAL.gtid_executed   -- and restore to gtid:UUID:NUMBER"))
+                Err(Failure::new(ErrorKind::Usage, "this engine has no named points").next($now))
             }
 
             async fn restore(job: RestoreJob<'_, Self>) -> Result<Restored<BinlogPosition>, Failure> {
@@ -90,8 +89,16 @@ macro_rules! product {
     };
 }
 
-product!(Mysql, "mysql://pitr@db1?ssl-mode=verify_identity");
-product!(Mariadb, "mariadb://pitr@db1?ssl-mode=verify_identity");
+product!(
+    Mysql,
+    "mysql://pitr@db1?ssl-mode=verify_identity",
+    "SELECT @@GLOBAL.gtid_executed;   -- note the last number, and restore to gtid:UUID:NUMBER"
+);
+product!(
+    Mariadb,
+    "mariadb://pitr@db1?ssl-mode=verify_identity",
+    "SELECT @@GLOBAL.gtid_binlog_pos;   -- note it, and restore to gtid:0-1-NUMBER"
+);
 
 /// How to connect to the server of a source, with its password.
 pub fn connection<E: Product>(site: &Site<'_>) -> Result<Settings, Failure> {

@@ -3,17 +3,21 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use pitr_core::ErrorKind;
+use pitr_archive::SourceArchive;
 use pitr_core::ports::Recovery;
+use pitr_core::{Engine, ErrorKind, Event};
 use pitr_mysql::BinlogPosition;
 use pitr_mysql::connect::{Host, Password, Settings};
+use pitr_mysql::engine::Mariadb;
 use pitr_mysql::gtid::Gtid;
 use pitr_mysql::restore::{Into, MyRestore, RestoreOptions, RestoreReport, restore_into};
 use serde_json::{Map, json};
 
 use crate::engine::{Destination, Product, RestoreJob, Restored};
 use crate::failure::{During, Failure};
+use crate::log::LogReader;
 use crate::mysql::backup::dial;
+use crate::mysql::scan;
 use crate::report::Warning;
 
 /// Loads the base and replays the log.
@@ -23,6 +27,7 @@ pub async fn restore<E: Product<Position = BinlogPosition>>(
     let skip = skip(&job.args.skip)?;
     let start = start_of_base(&job).await?;
     let recovery = single_segments(&job).await?;
+    must_be_there::<E>(&skip, &recovery, start, job.archive).await?;
     let report = match &job.destination {
         Destination::Directory(directory) => {
             let into = Into { directory: directory.clone(), bin_dir: job.args.bin_dir.clone() };
@@ -52,6 +57,31 @@ fn skip(texts: &[String]) -> Result<HashSet<Gtid>, Failure> {
         })
     };
     texts.iter().map(parse).collect()
+}
+
+/// Refuses what is not in the log that is replayed: a slip of the pen would leave the wrong transaction in.
+async fn must_be_there<E: Product<Position = BinlogPosition>>(
+    skip: &HashSet<Gtid>,
+    recovery: &Recovery<BinlogPosition>,
+    start: BinlogPosition,
+    archive: &SourceArchive,
+) -> Result<(), Failure> {
+    for id in skip.iter().map(ToString::to_string) {
+        let mut is_there = false;
+        for (at, span) in recovery.log.iter().enumerate().filter(|(_, span)| E::may_hold_transaction(span, &id)) {
+            let log = LogReader::<E>::new(archive, recovery.log.iter().skip(at).cloned());
+            let scan = scan::scan(span, log).await?;
+            let is_it = |event: &Event<BinlogPosition>| event.transaction.as_deref() == Some(id.as_str());
+            let replayed = |event: &Event<BinlogPosition>| !(event.begin < start) && !(recovery.cut < event.end);
+            is_there |= scan.events.iter().any(|event| is_it(event) && replayed(event));
+        }
+        if !is_there {
+            let what =
+                format!("transaction {id}, which is to be left out, is not in the log between the base and the target");
+            return Err(Failure::new(ErrorKind::Usage, what));
+        }
+    }
+    Ok(())
 }
 
 /// Where the base lies, which a recovery does not say.
@@ -106,7 +136,9 @@ fn done<E: Product<Position = BinlogPosition>>(
     state.push_str("\nIt replicates from nobody, and its event scheduler is off.\n");
     let next = match &job.destination {
         Destination::Directory(directory) => {
-            vec![format!("mysqld --defaults-file={}", directory.join("my.cnf").display())]
+            let name = if E::NAME == Mariadb::NAME { "mariadbd" } else { "mysqld" };
+            let program = job.args.bin_dir.as_deref().map_or_else(|| name.into(), |bin_dir| bin_dir.join(name));
+            vec![format!("{} --defaults-file={}", program.display(), directory.join("my.cnf").display())]
         }
         Destination::Server { .. } => {
             vec!["SET GLOBAL event_scheduler = ON;   -- when this server takes over".to_owned()]

@@ -1,8 +1,8 @@
 //! `pitr check`: is everything set up: archive, keys, server settings, rights. Prints the exact fix for what is not.
 
 use bytes::Bytes;
-use pitr_archive::SourceArchive;
-use pitr_core::{Facts, Finding, Severity};
+use pitr_archive::{Put, SourceArchive};
+use pitr_core::{ErrorKind, Facts, Finding, Severity};
 use serde_json::{Value, json};
 
 use crate::cli::MaybeSource;
@@ -10,9 +10,10 @@ use crate::context::{Context, Purpose};
 use crate::engine::{Product, Site, by_engine};
 use crate::failure::{During, Failure};
 use crate::report::{Report, Warning};
+use crate::time;
 
 /// Side files of this namespace only prove that writing works.
-const ROUND_TRIP: (&str, &str) = ("check", "round-trip");
+const ROUND_TRIP: &str = "check";
 
 /// Checks one source or all.
 pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failure> {
@@ -24,8 +25,11 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
     for site in sites {
         let name = site.name;
         let source = archive.source(name)?;
-        round_trip(&source).await.during(format!("writing to the archive for {name}"))?;
-        report.text.push_str(&format!("ok    {name}: an object was written and read back\n"));
+        let put = round_trip(&source).await.during(format!("writing to the archive for {name}"))?;
+        report.text.push_str(&match put {
+            Put::Stored { .. } => format!("ok    {name}: an object was written and read back\n"),
+            Put::Identical => format!("ok    {name}: an object that was written within this hour was read back\n"),
+        });
         let checked = by_engine!(site.source.engine, E => E::check(site).await);
         let findings = checked.during(format!("checking the server of {name}"))?;
         report.text.push_str(&findings.iter().map(|finding| line(name, finding)).collect::<String>());
@@ -41,15 +45,16 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
     Ok(report)
 }
 
-/// A writer can create objects and read their headers back. Written once; later runs find it there.
-async fn round_trip(source: &SourceArchive) -> Result<(), Failure> {
-    let (namespace, name) = ROUND_TRIP;
+/// A writer can create objects and read their headers back. A new one every hour: what could be written long ago says
+/// nothing about today.
+async fn round_trip(source: &SourceArchive) -> Result<Put, Failure> {
+    let name = time::now().format("round-trip-%Y%m%dT%H").to_string();
     let content = Bytes::from_static(b"pitr check wrote this to prove that it can.\n");
-    source.put_file(namespace, name, &Facts::new(), content).await?;
-    let key = source.layout().file(namespace, name)?;
+    let put = source.put_file(ROUND_TRIP, &name, &Facts::new(), content).await?;
+    let key = source.layout().file(ROUND_TRIP, &name)?;
     match source.objects().header(&key).await? {
-        Some(_) => Ok(()),
-        None => Err(Failure::new(pitr_core::ErrorKind::Integrity, format!("{key} was written and cannot be found"))),
+        Some(_) => Ok(put),
+        None => Err(Failure::new(ErrorKind::Integrity, format!("{key} was written and cannot be found"))),
     }
 }
 

@@ -1,17 +1,16 @@
 //! `pitr init`: writes the configuration, makes or takes a recipient, creates the archive. Safe to repeat.
 
-use std::fs::OpenOptions;
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use pitr_archive::{Archive, DigestKey};
+use pitr_archive::{Archive, DigestKey, Encryption, Identities};
 use pitr_core::ErrorKind;
 use serde_json::json;
 
 use crate::cli::Init;
 use crate::config::{Config, EngineKind};
 use crate::context::{Context, Purpose};
+use crate::durable;
 use crate::failure::{During, Failure};
 use crate::report::{Report, Warning};
 use crate::verbs::key::make_identity;
@@ -120,7 +119,8 @@ fn ask(args: &Init) -> Result<Answers, Failure> {
                 None => question(&format!("Connection URL of {name}, without password"), "--url", None)?,
             };
             let (name, password_file) = (name.clone(), args.password_file.clone());
-            Some(NewSource { name, engine: args.engine, url, password_file })
+            let engine = args.engine.unwrap_or_else(|| EngineKind::of_url(&url));
+            Some(NewSource { name, engine, url, password_file })
         }
         (None, Some(_)) => return Err(Failure::new(ErrorKind::Usage, "--url needs --source NAME")),
         (None, None) => None,
@@ -162,10 +162,11 @@ fn write_config(path: &Path, answers: &Answers) -> Result<Option<PathBuf>, Failu
         Encrypt::NewIdentity => {
             let file = std::path::absolute(beside("identity.txt"))
                 .map_err(|error| Failure::new(ErrorKind::Usage, format!("cannot use {}: {error}", path.display())))?;
-            let recipient = make_identity(&file)?;
+            // Left by an init that was interrupted, or put there by its owner: it is never made anew.
+            let recipients = if file.exists() { recipients_of(&file)? } else { vec![make_identity(&file)?] };
             let lines = format!(
                 "recipients = {}\n# Only where restores run; a database host does not need it.\nidentity_file = {}\n",
-                toml_list(&[recipient]),
+                toml_list(&recipients),
                 toml_text(&file.display().to_string())
             );
             (lines, Some(file))
@@ -179,12 +180,14 @@ fn write_config(path: &Path, answers: &Answers) -> Result<Option<PathBuf>, Failu
             text.push_str(&format!("password_file = {}\n", toml_text(&file.display().to_string())));
         }
     }
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|error| Failure::new(ErrorKind::Failed, format!("cannot write {}: {error}", path.display())))?;
+    durable::create(path, 0o640, &text)
+        .map_err(|error| Failure::new(ErrorKind::Failed, format!("cannot write {}: {error}", path.display())))?;
     Ok(identity)
+}
+
+fn recipients_of(identity: &Path) -> Result<Vec<String>, Failure> {
+    let identities = Identities::from_file(identity).during("the identity that is there already")?;
+    Ok(Encryption::Recipients(identities.recipients()).recipient_texts())
 }
 
 fn toml_text(text: &str) -> String {

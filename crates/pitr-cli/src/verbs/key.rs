@@ -1,8 +1,5 @@
 //! `pitr key`: make an identity, prove that keys fit, list who can read.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use age::secrecy::ExposeSecret;
@@ -12,6 +9,7 @@ use serde_json::json;
 
 use crate::cli::Key;
 use crate::context::{Context, Purpose};
+use crate::durable;
 use crate::failure::Failure;
 use crate::report::Report;
 
@@ -37,11 +35,7 @@ pub fn make_identity(path: &Path) -> Result<String, Failure> {
     let identity = age::x25519::Identity::generate();
     let recipient = identity.to_public().to_string();
     let text = format!("# public key: {recipient}\n{}\n", identity.to_string().expose_secret());
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    written.map_err(|error| {
+    durable::create(path, 0o600, &text).map_err(|error| {
         Failure::new(ErrorKind::Refused, format!("cannot write identity {}: {error}", path.display()))
             .next("an existing identity is never overwritten: name another file")
     })?;

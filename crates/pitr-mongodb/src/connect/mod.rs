@@ -15,9 +15,10 @@ use tokio::time::timeout;
 pub(crate) use self::command::with_documents;
 pub use self::query::{compatibility, entry_at, first_from, last_before, last_of_term, oplog_bounds};
 pub(crate) use self::query::{find_one, lineage_facts};
-pub use self::settings::{Password, Settings};
+pub use self::settings::Settings;
 use crate::error::{Doing, Error, Result};
 use crate::limits::{OLDEST_VERSION, QUERY_TIMEOUT};
+pub use pitr_net::Password;
 
 /// Which member of a set is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,29 +1,13 @@
-//! How to reach a replica set: what a `mongodb://` URL says, and a password that never prints.
+//! How to reach a replica set: what a `mongodb://` URL says.
 
 use std::fmt;
 
 use mongodb::Client;
 use mongodb::options::{ClientOptions, Credential, ServerAddress};
+use pitr_net::Password;
 
 use crate::error::{Doing, Error, Result};
 use crate::limits::{APPLICATION_NAME, CONNECT_TIMEOUT, MAX_CONNECTIONS, SELECTION_TIMEOUT};
-
-/// A password. Its `Debug` shows nothing, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// Wraps a password.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(…)")
-    }
-}
 
 /// Where a deployment is, and how to log in.
 #[derive(Debug, Clone)]
@@ -73,7 +57,7 @@ impl Settings {
     }
 
     fn fill(&self, credential: &mut Credential) {
-        credential.password = self.password.as_ref().map(|password| password.0.clone());
+        credential.password = self.password.as_ref().map(|password| password.expose().to_owned());
     }
 
     /// A client of one member alone.

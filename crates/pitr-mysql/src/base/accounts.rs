@@ -36,13 +36,15 @@ async fn of_mysql(session: &mut Sql) -> Result<Vec<Definition>, Error> {
 }
 
 async fn of_mariadb(session: &mut Sql) -> Result<Vec<Definition>, Error> {
-    let asked = format!(
-        "SELECT user, host, is_role FROM mysql.user WHERE user NOT IN {OWN} AND NOT (user = 'PUBLIC' AND host = '') ORDER BY is_role DESC, user, host"
-    );
+    let asked =
+        format!("SELECT user, host, is_role FROM mysql.user WHERE user NOT IN {OWN} ORDER BY is_role DESC, user, host");
     let mut found = Vec::new();
     for row in session.rows(&asked).await? {
         let (user, host) = (row.text(0).unwrap_or_default(), row.text(1).unwrap_or_default());
-        if row.text(2).as_deref() == Some("Y") {
+        if user == "PUBLIC" && host.is_empty() {
+            // What everybody may do: a role that is there by itself, whose name is a word.
+            found.push(definition(session, "PUBLIC", Vec::new(), false).await?);
+        } else if row.text(2).as_deref() == Some("Y") {
             let name = literal(&user);
             let make = vec![format!("DROP ROLE IF EXISTS {name}"), format!("CREATE ROLE {name}")];
             found.push(definition(session, &name, make, false).await?);

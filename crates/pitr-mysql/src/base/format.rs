@@ -82,6 +82,8 @@ pub enum Kind {
     Table,
     /// A function of a loadable library, which the restored server must have.
     Loadable,
+    /// A library of MySQL, which stored functions in other languages use.
+    Library,
     /// A stored function.
     Function,
     /// A stored procedure.

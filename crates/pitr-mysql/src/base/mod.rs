@@ -37,6 +37,7 @@ use crate::error::Error;
 use crate::event::Flavour;
 use crate::limits::DUMP_SESSIONS;
 use crate::sql::Sql;
+use crate::unlogged::Unlogged;
 
 /// Opens one more session to the same server.
 pub type Dial = Arc<dyn Fn() -> Dialling + Send + Sync>;
@@ -102,11 +103,12 @@ impl MyBaseBackup {
         let (version, flavour) = self.probe().await?;
         let mut snapshot = Snapshot::open(&self.dial, flavour, self.options.sessions.max(1)).await?;
         let mut definitions = Lines::open(into, DEFINITIONS).await?;
-        let Begun { at, inventory, mut files, warnings, fingerprint } = match flavour {
+        let Begun { at, inventory, mut files, mut warnings, fingerprint } = match flavour {
             Flavour::Mysql => self.begin_mysql(&mut snapshot, &mut definitions, into).await?,
             Flavour::Mariadb => self.begin_mariadb(&mut snapshot, &mut definitions, into).await?,
         };
         definitions.finish().await?;
+        warnings.extend(Unlogged::ask(&mut snapshot.coordinator, flavour, &version).await?.alarms());
         let settings = settings(&mut snapshot.coordinator).await?;
         files.extend(self.copy(&mut snapshot, inventory.tables, into).await?);
 

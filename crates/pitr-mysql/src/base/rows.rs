@@ -84,7 +84,9 @@ impl RowWriter {
 
     /// Complete statements that can be taken away now.
     pub fn take(&mut self) -> Vec<u8> {
-        let rest = self.buffer.split_off(self.statement);
+        let mut rest = self.buffer.split_off(self.statement);
+        // As much as a statement has on average: grown step by step, it would be copied several times.
+        rest.reserve(2 * STATEMENT_MIN);
         let done = std::mem::replace(&mut self.buffer, rest);
         self.flushed += done.len() as u64;
         self.statement = 0;
@@ -137,12 +139,15 @@ fn is_end(digest: u32, step: usize, size: usize, min: usize, max: usize) -> bool
     size >= max || u64::from(digest) * min as u64 <= (step as u64) << 32
 }
 
-/// FNV-1a with a final mix, over the begin of a row, where its key usually is. Stored nowhere: a change of it costs
+/// Eight bytes at a time, over the begin of a row, where its key usually is. Stored nowhere: a change of it costs
 /// one base without reuse.
 fn digest(row: &[u8]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in row.iter().take(64) {
-        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let begin = row.get(..64).unwrap_or(row);
+    let (words, rest) = begin.as_chunks::<8>();
+    let last = rest.iter().fold(rest.len() as u64, |word, byte| word << 8 | u64::from(*byte));
+    for word in words.iter().map(|word| u64::from_le_bytes(*word)).chain([last]) {
+        hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -170,22 +175,34 @@ fn write_value(into: &mut Vec<u8>, value: Option<&[u8]>, form: Form) {
 fn write_quoted(into: &mut Vec<u8>, value: &[u8]) {
     into.push(b'\'');
     let mut rest = value;
-    while let Some(at) = rest.iter().position(|byte| matches!(byte, 0 | b'\n' | b'\r' | b'\\' | b'\'' | 0x1a)) {
-        let (plain, tail) = rest.split_at(at);
+    while !rest.is_empty() {
+        // Most values have nothing to escape, which a processor sees in sixteen bytes at once.
+        let (blocks, _) = rest.as_chunks::<16>();
+        let plain = blocks.iter().take_while(|block| !block.iter().fold(false, |any, byte| any | is_special(*byte)));
+        let (plain, tail) = rest.split_at(16 * plain.count());
         into.extend_from_slice(plain);
-        let Some((special, tail)) = tail.split_first() else { break };
-        into.push(b'\\');
-        into.push(match special {
-            0 => b'0',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            0x1a => b'Z',
-            other => *other,
-        });
+        let (block, tail) = tail.split_at(tail.len().min(16));
+        block.iter().for_each(|byte| write_byte(into, *byte));
         rest = tail;
     }
-    into.extend_from_slice(rest);
     into.push(b'\'');
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte == 0) | (byte == b'\n') | (byte == b'\r') | (byte == b'\\') | (byte == b'\'') | (byte == 0x1a)
+}
+
+fn write_byte(into: &mut Vec<u8>, byte: u8) {
+    if is_special(byte) {
+        into.push(b'\\');
+    }
+    into.push(match byte {
+        0 => b'0',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        0x1a => b'Z',
+        other => other,
+    });
 }
 
 #[cfg(test)]
@@ -227,6 +244,28 @@ mod tests {
         let expected =
             b"INSERT INTO `t` (`a`) VALUES\n(-1,'a\\'b\\\\c\\nd\\re\\0f\\Z\xff',_utf8mb4'{}',0x000a,NULL);\n";
         assert_eq!((text, rows), (&expected[..], 1));
+    }
+
+    proptest::proptest! {
+        /// Wherever a special byte lies in a block of sixteen.
+        #[test]
+        fn a_quoted_value_is_escaped_byte_by_byte(value in proptest::collection::vec(proptest::sample::select(&b"\0\n\r\\'\x1aabc\xff"[..]), 0..70)) {
+            let mut written = Vec::new();
+            write_quoted(&mut written, &value);
+            let mut expected = vec![b'\''];
+            for byte in &value {
+                match byte {
+                    0 => expected.extend(b"\\0"),
+                    b'\n' => expected.extend(b"\\n"),
+                    b'\r' => expected.extend(b"\\r"),
+                    0x1a => expected.extend(b"\\Z"),
+                    b'\\' | b'\'' => expected.extend([b'\\', *byte]),
+                    _ => expected.push(*byte),
+                }
+            }
+            expected.push(b'\'');
+            proptest::prop_assert_eq!(written, expected);
+        }
     }
 
     #[test]

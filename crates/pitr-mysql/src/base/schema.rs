@@ -27,6 +27,7 @@ pub async fn definitions(session: &mut Sql, schema: &str) -> Result<Vec<Definiti
             Kind::Sequence => &SEQUENCE,
             Kind::View => &VIEW,
             Kind::Event => &EVENT,
+            Kind::Library => &LIBRARY,
             _ => &ROUTINE,
         };
         found.push(show(session, kind, schema, &name, layout).await?);
@@ -92,6 +93,7 @@ async fn named(session: &mut Sql, schema: &str) -> Result<Vec<(Kind, String)>, E
         };
         found.push((kind, name(&row)?));
     }
+    found.extend(libraries(session, &schema).await?.into_iter().map(|name| (Kind::Library, name)));
     let triggers = format!(
         "SELECT trigger_name FROM information_schema.triggers WHERE trigger_schema = {schema} ORDER BY event_object_table, action_timing, event_manipulation, action_order, trigger_name"
     );
@@ -100,6 +102,17 @@ async fn named(session: &mut Sql, schema: &str) -> Result<Vec<(Kind, String)>, E
         format!("SELECT event_name FROM information_schema.events WHERE event_schema = {schema} ORDER BY event_name");
     found.extend(texts(session, &events).await?.into_iter().map(|name| (Kind::Event, name)));
     Ok(found)
+}
+
+/// Names of libraries, which MySQL has since 9.2.
+async fn libraries(session: &mut Sql, schema: &str) -> Result<Vec<String>, Error> {
+    let asked =
+        format!("SELECT library_name FROM information_schema.libraries WHERE library_schema = {schema} ORDER BY 1");
+    match texts(session, &asked).await {
+        // No such table.
+        Err(Error::Sql(error)) if error.code() == Some(1109) => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 /// Where `SHOW CREATE` puts what: the statement, and the session variables that it depends on.
@@ -114,6 +127,7 @@ const SEQUENCE: Layout = Layout { statement: 1, session: &[] };
 const VIEW: Layout = Layout { statement: 1, session: &[("character_set_client", 2), ("collation_connection", 3)] };
 const ROUTINE: Layout =
     Layout { statement: 2, session: &[("sql_mode", 1), ("character_set_client", 3), ("collation_connection", 4)] };
+const LIBRARY: Layout = Layout { statement: 2, session: &[("sql_mode", 1)] };
 const EVENT: Layout = Layout {
     statement: 3,
     session: &[("sql_mode", 1), ("time_zone", 2), ("character_set_client", 4), ("collation_connection", 5)],
@@ -124,6 +138,7 @@ async fn show(session: &mut Sql, kind: Kind, schema: &str, object: &str, layout:
         Kind::Database => "DATABASE",
         Kind::Sequence => "SEQUENCE",
         Kind::Table => "TABLE",
+        Kind::Library => "LIBRARY",
         Kind::Function => "FUNCTION",
         Kind::Procedure => "PROCEDURE",
         Kind::Package => "PACKAGE",

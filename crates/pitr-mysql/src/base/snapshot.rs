@@ -135,7 +135,19 @@ async fn prepare(session: &mut Sql, flavour: Flavour) -> Result<(), Error> {
     patience(session, LOCK_WAIT).await?;
     let timeout = if flavour == Flavour::Mysql { "max_execution_time" } else { "max_statement_time" };
     session.execute(&format!("SET SESSION {timeout} = 0")).await?;
+    if flavour == Flavour::Mysql {
+        show_generated_keys(session).await?;
+    }
     Ok(())
+}
+
+/// Primary keys that the server made by itself stand in the rows of the log, so the restored tables must have them.
+async fn show_generated_keys(session: &mut Sql) -> Result<(), SqlError> {
+    match session.execute("SET SESSION show_gipk_in_create_table_and_information_schema = ON").await {
+        // Unknown before 8.0.30, as are those keys.
+        Err(error) if error.code() == Some(1193) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 /// How long the session waits for a definition that somebody else is changing.

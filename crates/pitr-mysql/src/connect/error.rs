@@ -1,5 +1,6 @@
 //! What can go wrong on the way to a server.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -83,6 +84,19 @@ pub enum ConnectError {
         /// What was wrong.
         what: String,
     },
+}
+
+impl ConnectError {
+    /// Says of a failure below the protocol which server it was.
+    pub(super) fn at(target: impl fmt::Display) -> impl FnOnce(pitr_net::Error) -> Self {
+        move |error| match error {
+            pitr_net::Error::Url(what) => Self::Url(what),
+            pitr_net::Error::Unreachable(source) => Self::Unreachable { target: target.to_string(), source },
+            pitr_net::Error::Tls(source) => Self::Tls { target: target.to_string(), source },
+            pitr_net::Error::Certificate { path, what } => Self::Certificate { path, what },
+            other => Self::Protocol { target: target.to_string(), what: other.to_string() },
+        }
+    }
 }
 
 impl Classify for ConnectError {

@@ -5,11 +5,11 @@ use std::io;
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 
-use super::dial::Stream;
 use super::{ConnectError, Settings};
 use crate::event::Flavour;
 use crate::limits::PROGRAM_NAME;
 use crate::wire::{Fields, Wire, put_packed_bytes};
+use pitr_net::Socket;
 
 /// Bits of what client and server can.
 pub(super) mod capability {
@@ -93,7 +93,7 @@ impl Hello {
 }
 
 /// Reads the greeting.
-pub(super) async fn greet(settings: &Settings, wire: &mut Wire<Stream>) -> Result<Hello, ConnectError> {
+pub(super) async fn greet(settings: &Settings, wire: &mut Wire<Socket>) -> Result<Hello, ConnectError> {
     let payload = wire.read().await.map_err(|source| lost(settings, source))?;
     if payload.first() == Some(&ERROR) {
         return Err(refusal(settings, &payload));
@@ -124,8 +124,8 @@ const ERROR: u8 = 0xff;
 pub(super) async fn log_in(
     settings: &Settings,
     hello: &Hello,
-    mut wire: Wire<Stream>,
-) -> Result<Wire<Stream>, ConnectError> {
+    mut wire: Wire<Socket>,
+) -> Result<Wire<Socket>, ConnectError> {
     let private = wire.stream().is_private();
     let mut plugin = hello.plugin.clone();
     let mut proof = prove(settings, &plugin, &hello.scramble, private).unwrap_or_default();

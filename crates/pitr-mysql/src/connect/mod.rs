@@ -17,11 +17,11 @@ mod dial;
 mod error;
 mod login;
 mod settings;
-mod tls;
 
 pub use error::ConnectError;
 pub use login::Hello;
-pub use settings::{Host, Password, Settings, TlsMode};
+pub use pitr_net::Password;
+pub use settings::{Host, Settings, TlsMode};
 
 use crate::limits::{CONNECT_TIMEOUT, MAX_LOGIN_PACKET};
 use crate::sql::{self, Sql};

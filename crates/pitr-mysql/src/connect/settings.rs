@@ -1,32 +1,13 @@
-//! How to reach a server: what a `mysql://` or `mariadb://` URL says, and a password that never prints.
+//! How to reach a server: what a `mysql://` or `mariadb://` URL says.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use pitr_net::url::{bad, decode, is_loopback, split};
+use pitr_net::{Password, Proof, Tls};
+
 use super::ConnectError;
 use crate::limits::DEFAULT_PORT;
-
-/// A password. Its `Debug` shows nothing, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// Wraps a password.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(…)")
-    }
-}
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +33,9 @@ pub enum TlsMode {
     /// A certificate of a trusted authority for this host name.
     VerifyIdentity,
 }
+
+/// What may stand after the question mark of a URL.
+const PARAMETERS: [&str; 5] = ["socket", "ssl-mode", "ssl-ca", "ssl-cert", "ssl-key"];
 
 /// Everything needed to open a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,30 +63,28 @@ impl Settings {
     /// `ssl-ca`, `ssl-cert`, `ssl-key`. A password in the URL is refused, since URLs end up in process lists and logs; so
     /// is any other parameter, and a database, which has no meaning here.
     pub fn parse(url: &str) -> Result<Self, ConnectError> {
+        Self::read(url).map_err(ConnectError::at("the URL"))
+    }
+
+    fn read(url: &str) -> Result<Self, pitr_net::Error> {
         let rest = url.strip_prefix("mysql://").or_else(|| url.strip_prefix("mariadb://"));
         let rest = rest.ok_or_else(|| bad("it does not begin with mysql:// or mariadb://"))?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        if !database.is_empty() {
+        let parts = split(rest)?;
+        if !parts.path.is_empty() {
             return Err(bad("it names a database; the binary log is that of the whole server"));
         }
-        let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-        if user.contains(':') {
-            return Err(bad("it holds a password; put the password into a file of mode 0600 instead"));
-        }
-        let (host, port) = split_port(address)?;
-        let mut given = Parameters::parse(query)?;
+        let mut given = parts.parameters;
         let host = match given.take("socket") {
-            Some(path) if path.starts_with('/') && matches!(host, "" | "localhost") => Host::Unix(path.into()),
+            Some(path) if path.starts_with('/') && matches!(parts.host, "" | "localhost") => Host::Unix(path.into()),
             Some(_) => return Err(bad("a socket is an absolute path, and its host is localhost")),
-            None if host.is_empty() => return Err(bad("it names no host")),
-            None => Host::Tcp(decode(host)?),
+            None if parts.host.is_empty() => return Err(bad("it names no host")),
+            None => Host::Tcp(decode(parts.host)?),
         };
-        let port = match port {
+        let port = match parts.port {
             Some(text) => text.parse().map_err(|_| bad(format!("{text:?} is not a port")))?,
             None => DEFAULT_PORT,
         };
-        let user = decode(user)?;
+        let user = decode(parts.user)?;
         if user.is_empty() {
             return Err(bad("it names no user; write mysql://USER@HOST"));
         }
@@ -113,7 +95,7 @@ impl Settings {
             (None, None) => None,
             _ => return Err(bad("ssl-cert and ssl-key go together")),
         };
-        given.refuse_the_rest()?;
+        given.refuse_the_rest(&PARAMETERS)?;
         Ok(Self { host, port, user, tls, root_certificates, client_certificate, password: None })
     }
 
@@ -136,6 +118,17 @@ impl Settings {
         self.password = Some(password);
         self
     }
+
+    /// Whom TLS trusts; `None` for plain text.
+    pub(super) fn trust(&self) -> Option<Tls> {
+        let proof = match self.tls {
+            TlsMode::Disabled => return None,
+            TlsMode::Loopback | TlsMode::Required => Proof::Anything,
+            TlsMode::VerifyCa => Proof::Authority,
+            TlsMode::VerifyIdentity => Proof::Name,
+        };
+        Some(Tls { proof, authorities: self.root_certificates.clone(), own: self.client_certificate.clone() })
+    }
 }
 
 /// Where it is, for messages: `db1:3306`, `/run/mysqld/mysqld.sock`.
@@ -149,17 +142,11 @@ impl fmt::Display for Settings {
     }
 }
 
-fn bad(what: impl Into<String>) -> ConnectError {
-    ConnectError::Url(what.into())
-}
-
-fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, ConnectError> {
+fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, pitr_net::Error> {
     let local = match host {
         // The kernel already says who is at the other end of a socket.
         Host::Unix(_) => return Ok(TlsMode::Disabled),
-        Host::Tcp(name) => {
-            name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Host::Tcp(name) => is_loopback(name),
     };
     let Some(text) = text else { return Ok(if local { TlsMode::Loopback } else { TlsMode::Required }) };
     match text.to_ascii_lowercase().as_str() {
@@ -172,74 +159,6 @@ fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, ConnectError> {
         )),
         _ => Err(bad(format!("ssl-mode={text:?} is not known; use disabled, required, verify_ca or verify_identity"))),
     }
-}
-
-/// Splits `host:port` and `[::1]:port`.
-fn split_port(address: &str) -> Result<(&str, Option<&str>), ConnectError> {
-    if let Some(rest) = address.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or_else(|| bad("the bracket of an IPv6 address is not closed"))?;
-        return match after.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if after.is_empty() => Ok((host, None)),
-            None => Err(bad("after an IPv6 address comes a colon and a port")),
-        };
-    }
-    match address.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(bad("an IPv6 address stands in brackets: [::1]:3306")),
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((address, None)),
-    }
-}
-
-/// The parameters after the question mark; each may be taken once.
-struct Parameters(BTreeMap<String, String>);
-
-impl Parameters {
-    fn parse(query: &str) -> Result<Self, ConnectError> {
-        let mut map = BTreeMap::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| bad(format!("{pair:?} has no value")))?;
-            if key == "password" {
-                return Err(bad("it holds a password; put the password into a file of mode 0600 instead"));
-            }
-            if map.insert(decode(key)?, decode(value)?).is_some() {
-                return Err(bad(format!("{key} is given twice")));
-            }
-        }
-        Ok(Self(map))
-    }
-
-    fn take(&mut self, key: &str) -> Option<String> {
-        self.0.remove(key)
-    }
-
-    fn refuse_the_rest(self) -> Result<(), ConnectError> {
-        match self.0.into_keys().next() {
-            None => Ok(()),
-            Some(key) => Err(bad(format!(
-                "parameter {key:?} is not known; known are socket, ssl-mode, ssl-ca, ssl-cert, ssl-key"
-            ))),
-        }
-    }
-}
-
-/// Undoes percent-encoding. A NUL would end a string of the protocol early, so it is refused.
-fn decode(text: &str) -> Result<String, ConnectError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            // Two hexadecimal digits always fit.
-            (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
-            _ => return Err(bad(format!("{text:?} has a percent sign that encodes nothing"))),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| bad(format!("{text:?} is not UTF-8")))
 }
 
 #[cfg(test)]

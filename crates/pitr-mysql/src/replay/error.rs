@@ -57,6 +57,12 @@ pub enum ReplayError {
         /// And at which offset.
         offset: u64,
     },
+    /// The restored server has what the wanted log does not have.
+    #[error("the restored server has executed {0}, and the log that is replayed does not hold that")]
+    Unknown(String),
+    /// A transaction that was to be left out is not there.
+    #[error("transaction {0}, which was to be left out, is not in the log between the base and the target")]
+    NotSkipped(String),
     /// The restored server no longer knows how far it is.
     #[error(
         "the restored server does not know any more what it has applied: it was somewhere after offset {offset} of {file}, and lost its own note in a crash"
@@ -86,7 +92,7 @@ impl Classify for ReplayError {
             Self::Gone(_) => ErrorKind::Absent,
             Self::Port(error) => error.kind(),
             Self::Protocol(_) | Self::Replica(_) | Self::Stalled(_) => ErrorKind::Failed,
-            Self::Lost { .. } | Self::Elsewhere { .. } => ErrorKind::Refused,
+            Self::Lost { .. } | Self::Elsewhere { .. } | Self::Unknown(_) | Self::NotSkipped(_) => ErrorKind::Refused,
         }
     }
 
@@ -98,7 +104,8 @@ impl Classify for ReplayError {
             ),
             Self::Unreachable(_) => Some("say with --listen under which address it reaches this machine".to_owned()),
             Self::Stalled(_) => Some("look at SHOW PROCESSLIST and the error log of the restored server".to_owned()),
-            Self::Lost { .. } | Self::Elsewhere { .. } => Some("begin again with an empty server: DROP DATABASE pitr_restore and all others".to_owned()),
+            Self::NotSkipped(_) => Some("begin again with an empty server, and without that --skip".to_owned()),
+            Self::Lost { .. } | Self::Elsewhere { .. } | Self::Unknown(_) => Some("begin again with an empty server: DROP DATABASE pitr_restore and all others".to_owned()),
             Self::Gone(_) | Self::Torn { .. } => Some("run pitr verify".to_owned()),
             Self::Port(error) => error.hint(),
             _ => None,

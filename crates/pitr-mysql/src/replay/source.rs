@@ -16,9 +16,9 @@ use super::ReplayError;
 use super::answers::{Answer, Answers, Identity, packets};
 use super::log::{self, Log, Piece};
 use super::login::{Gate, OK};
-use super::split::{Filter, Out, Splitter};
+use super::split::{Filter, Has, Out, Splitter};
 use crate::event::Checksum;
-use crate::gtid::{Gtid, GtidSet, MysqlSet};
+use crate::gtid::{Gtid, GtidSet, MariaSet, MysqlSet};
 use crate::limits::{MAX_REPLICA_PACKET, REPLAY_HEARTBEAT, SEGMENTS_AHEAD};
 use crate::wire::{Fields, Wire};
 
@@ -60,6 +60,8 @@ pub struct Source<'a, R> {
     pub identity: Identity,
     /// Without whom.
     pub skip: HashSet<Gtid>,
+    /// What was executed before the log, of MariaDB.
+    pub base: MariaSet,
     /// An empty set of the family, to collect transactions in; `None` where they have no names.
     pub collect: Option<GtidSet>,
     /// How far it is.
@@ -164,7 +166,12 @@ impl<R: SegmentReader> Source<'_, R> {
 
     /// Sends the log up to the cut, then waits until the replica leaves.
     async fn send_log(&self, wire: &mut Wire<TcpStream>, wanted: Wanted) -> Result<(), ReplayError> {
-        let filter = Filter { has: wanted.has, skip: self.skip.clone(), annotations: wanted.annotations };
+        let has = match &wanted.has {
+            None => Has::Nothing,
+            Some(GtidSet::Mysql(set)) => Has::Set(set.clone()),
+            Some(GtidSet::Maria(at)) => Has::since(&self.base, at),
+        };
+        let filter = Filter { has, skip: self.skip.clone(), annotations: wanted.annotations };
         let mut splitter = Splitter::new(filter, self.collect.clone());
         let mut sent = Sent::default();
         let mut file = None;
@@ -210,6 +217,12 @@ impl<R: SegmentReader> Source<'_, R> {
             wire.flush().await?;
             sent.to = (piece.file.to_string(), splitter.sent_to());
             self.report(sent.clone());
+        }
+        if let Some(gtid) = splitter.missed() {
+            return Err(ReplayError::Unknown(gtid.to_string()));
+        }
+        if let Some(gtid) = splitter.not_skipped() {
+            return Err(ReplayError::NotSkipped(gtid.to_string()));
         }
         sent.seen = splitter.seen().cloned();
         sent.changing = splitter.changing().map(ToString::to_string).collect();

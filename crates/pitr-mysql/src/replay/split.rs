@@ -4,14 +4,14 @@
 //! A piece may end anywhere, also within an event. Whole transactions are left out: those that the replica has, and
 //! those that it is not to have.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use bytes::{Bytes, BytesMut};
 
 use super::ReplayError;
 use crate::event::body::{GtidEvent, MariaGtidEvent, Phase};
 use crate::event::{Checksum, Event, Header, Kind, MAGIC};
-use crate::gtid::{Gtid, GtidSet, MariaGtid};
+use crate::gtid::{Gtid, GtidSet, MariaGtid, MariaSet, MysqlSet};
 use crate::limits::MAX_GTID_EVENT;
 
 /// What comes out.
@@ -23,11 +23,46 @@ pub enum Out {
     Bytes(Bytes),
 }
 
+/// What a replica has of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Has {
+    /// Nothing that could be told by its name.
+    Nothing,
+    /// These, of MySQL.
+    Set(MysqlSet),
+    /// Of MariaDB: of each of these domains everything up to and with this transaction, which the log has. Numbers alone do not
+    /// tell: unless its strict mode is on, a server takes lower ones after higher ones.
+    UpTo(BTreeMap<u32, MariaGtid>),
+}
+
+impl Has {
+    /// What a replica of MariaDB has that says it is at `at`, of the log behind `base`.
+    pub fn since(base: &MariaSet, at: &MariaSet) -> Self {
+        let moved = at.iter().filter(|last| base.last(last.domain) != Some(*last));
+        Self::UpTo(moved.map(|last| (last.domain, *last)).collect())
+    }
+
+    /// True if it has this one, which comes next in the log.
+    fn passes(&mut self, gtid: &Gtid) -> bool {
+        match (self, gtid) {
+            (Self::Set(set), Gtid::Mysql(gtid)) => set.contains(gtid),
+            (Self::UpTo(domains), Gtid::Maria(gtid)) => {
+                let last = domains.get(&gtid.domain).copied();
+                if last == Some(*gtid) {
+                    domains.remove(&gtid.domain);
+                }
+                last.is_some()
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What a replica is not sent.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// What it has; `None` where transactions have no names.
-    pub has: Option<GtidSet>,
+    /// What it has.
+    pub has: Has,
     /// What it is not to have.
     pub skip: HashSet<Gtid>,
     /// True if it wants the statements behind MariaDB's row events.
@@ -52,6 +87,8 @@ pub struct Splitter {
     sent_to: u64,
     /// All transactions that came by and are not unwanted, sent or not.
     seen: Option<GtidSet>,
+    /// Those that came by and are unwanted.
+    skipped: HashSet<Gtid>,
     /// Definitions whose change began and has not ended.
     changing: BTreeSet<MariaGtid>,
     magic: bool,
@@ -70,6 +107,7 @@ impl Splitter {
             offset: 0,
             sent_to: 0,
             seen,
+            skipped: HashSet::new(),
             changing: BTreeSet::new(),
             magic: false,
         }
@@ -112,6 +150,19 @@ impl Splitter {
     /// All transactions that came by.
     pub fn seen(&self) -> Option<&GtidSet> {
         self.seen.as_ref()
+    }
+
+    /// A transaction that the replica says it has, and that did not come by.
+    pub fn missed(&self) -> Option<MariaGtid> {
+        match &self.filter.has {
+            Has::UpTo(domains) => domains.values().next().copied(),
+            Has::Nothing | Has::Set(_) => None,
+        }
+    }
+
+    /// A transaction that was to be left out, and did not come by.
+    pub fn not_skipped(&self) -> Option<&Gtid> {
+        self.filter.skip.iter().find(|gtid| !self.skipped.contains(gtid))
     }
 
     /// Changes of definitions that began and did not end.
@@ -181,9 +232,10 @@ impl Splitter {
                 let (gtid, phase) = identifier(event, header, self.offset, self.checksum)?;
                 self.follow(gtid.as_ref(), phase);
                 self.dropping = gtid.as_ref().is_some_and(|gtid| self.leaves_out(gtid));
-                let unwanted = |gtid: &Gtid| self.filter.skip.contains(gtid);
-                if let (Some(seen), Some(gtid)) = (&mut self.seen, gtid.filter(|gtid| !unwanted(gtid))) {
-                    seen.insert(&gtid);
+                match (&mut self.seen, gtid) {
+                    (_, Some(gtid)) if self.filter.skip.contains(&gtid) => drop(self.skipped.insert(gtid)),
+                    (Some(seen), Some(gtid)) => seen.insert(&gtid),
+                    _ => {}
                 }
                 !self.dropping
             }
@@ -202,8 +254,8 @@ impl Splitter {
         }
     }
 
-    fn leaves_out(&self, gtid: &Gtid) -> bool {
-        self.filter.has.as_ref().is_some_and(|set| set.contains(gtid)) || self.filter.skip.contains(gtid)
+    fn leaves_out(&mut self, gtid: &Gtid) -> bool {
+        self.filter.has.passes(gtid) || self.filter.skip.contains(gtid)
     }
 }
 
@@ -248,14 +300,14 @@ mod tests {
         [gtid(number), event(Kind::QUERY, b"BEGIN"), event(Kind::XID, &[number; 8])].concat()
     }
 
-    fn set(text: &str) -> GtidSet {
-        GtidSet::Mysql(format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{text}").parse().unwrap())
+    fn set(text: &str) -> MysqlSet {
+        format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{text}").parse().unwrap()
     }
 
     /// What comes out of a file that is pushed in pieces of `size` bytes.
     fn split(file: &[u8], size: usize, has: &str, skip: &str) -> (Vec<u8>, GtidSet) {
         let skip = format!("aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa:{skip}").parse().unwrap();
-        let filter = Filter { has: Some(set(has)), skip: [skip].into(), annotations: false };
+        let filter = Filter { has: Has::Set(set(has)), skip: [skip].into(), annotations: false };
         let mut splitter = Splitter::new(filter, Some(GtidSet::Mysql(Default::default())));
         splitter.begin_file(0, Checksum::Crc32).unwrap();
         let mut out = Vec::new();
@@ -290,13 +342,28 @@ mod tests {
         for size in [1, 7, 19, 64, 1000] {
             let (out, seen) = split(&file, size, "1", "3");
             assert_eq!(out, expected, "pieces of {size}");
-            assert_eq!(seen, set("1-2:4"));
+            assert_eq!(seen, GtidSet::Mysql(set("1-2:4")));
         }
+    }
+
+    /// A server of MariaDB that is not strict takes numbers in any order, so only their place in the log tells what a replica has.
+    #[test]
+    fn numbers_that_came_out_of_order_are_told_apart_by_their_place() {
+        let at = |text: &str| text.parse::<MariaSet>().unwrap();
+        let passed = |base: &str, replica: &str| {
+            let mut has = Has::since(&at(base), &at(replica));
+            let log = ["0-2-5", "0-1-101", "7-1-1", "0-2-6", "0-1-102"];
+            log.into_iter().filter(|gtid| has.passes(&gtid.parse().unwrap())).collect::<Vec<_>>()
+        };
+        assert!(passed("0-1-100", "0-1-100").is_empty(), "5 comes after 100");
+        assert_eq!(passed("0-1-100", "0-1-101"), ["0-2-5", "0-1-101"]);
+        assert_eq!(passed("0-1-100", "0-2-6,7-1-1"), ["0-2-5", "0-1-101", "7-1-1", "0-2-6"]);
+        assert_eq!(passed("", "7-1-1"), ["7-1-1"]);
     }
 
     #[test]
     fn a_file_that_ends_within_an_event_is_an_error() {
-        let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: false }, None);
+        let mut splitter = Splitter::new(Filter { has: Has::Nothing, skip: HashSet::new(), annotations: false }, None);
         splitter.begin_file(500, Checksum::Crc32).unwrap();
         splitter.push(Bytes::from(gtid(1)).slice(..30));
         while splitter.next().unwrap().is_some() {}
@@ -306,7 +373,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let mut splitter = Splitter::new(Filter { has: None, skip: HashSet::new(), annotations: true }, None);
+            let mut splitter = Splitter::new(Filter { has: Has::Nothing, skip: HashSet::new(), annotations: true }, None);
             splitter.begin_file(4, Checksum::None).unwrap();
             splitter.push(Bytes::from(bytes));
             while let Ok(Some(_)) = splitter.next() {}

@@ -235,6 +235,12 @@ impl Target<'_> {
         Ok(rows.iter().filter_map(|row| row.text(3)).collect())
     }
 
+    /// Events that do not fire here because a replica has them from its source: `SLAVESIDE_DISABLED`, `REPLICA_SIDE_DISABLED`.
+    pub async fn foreign_events(&mut self) -> Result<Vec<String>, Error> {
+        let asked = "SELECT CONCAT(event_schema, '.', event_name) FROM information_schema.events WHERE status LIKE '%SIDE%DISABLED' ORDER BY 1";
+        Ok(self.session.rows(asked).await?.iter().filter_map(|row| row.text(0)).collect())
+    }
+
     fn ignoring_no_replica(&self, result: Result<(), SqlError>) -> Result<(), Error> {
         match result {
             // This server was never told to replicate.

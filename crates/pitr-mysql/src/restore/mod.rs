@@ -182,6 +182,12 @@ impl MyRestore {
                 replayed.changing.join(", ")
             ));
         }
+        if !replayed.foreign_events.is_empty() {
+            warnings.push(format!(
+                "events that came with the log do not fire here, also not with the event scheduler on, until ALTER DEFINER = … EVENT … ENABLE: {}",
+                replayed.foreign_events.join(", ")
+            ));
+        }
         tuned::reset(&mut admin).await?;
         // Last: from here on the server is a server like any other.
         ledger::close(&mut admin).await?;

@@ -42,13 +42,9 @@ pub struct Found {
 /// Compares the log of a server with what is archived, and says where to go on.
 pub async fn find(settings: &Settings, replica: &Replica, archived: Option<&Archived>) -> Result<Found, Error> {
     let search = Search { settings, replica, server: Server::ask(settings).await? };
-    let Some(archived) = archived else { return search.first_contact().await };
-    if may_be_of(&archived.facts, &search.server)
-        && let Some(found) = search.same_server(archived).await?
-    {
-        return Ok(found);
-    }
-    search.other_log(archived).await
+    let mut found = search.find(archived).await?;
+    found.alarms.extend(search.server.unlogged.alarms());
+    Ok(found)
 }
 
 struct Search<'a> {
@@ -58,6 +54,16 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    async fn find(&self, archived: Option<&Archived>) -> Result<Found, Error> {
+        let Some(archived) = archived else { return self.first_contact().await };
+        if may_be_of(&archived.facts, &self.server)
+            && let Some(found) = self.same_server(archived).await?
+        {
+            return Ok(found);
+        }
+        self.other_log(archived).await
+    }
+
     async fn head(&self, file: &LogFile) -> Result<FileHead, Error> {
         probe::head(self.settings, self.replica, file).await
     }

@@ -176,6 +176,19 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Says of a failure below the protocol which server it was.
+    pub(super) fn at(target: impl fmt::Display) -> impl FnOnce(pitr_net::Error) -> Self {
+        move |error| match error {
+            pitr_net::Error::Url(what) => Self::Url(what),
+            pitr_net::Error::Unreachable(source) => Self::Unreachable { target: target.to_string(), source },
+            pitr_net::Error::Tls(source) => Self::Tls { target: target.to_string(), source },
+            pitr_net::Error::Certificate { path, what } => Self::Certificate { path, what },
+            other => Self::Protocol { target: target.to_string(), what: other.to_string() },
+        }
+    }
+}
+
 impl Classify for ConnectError {
     fn kind(&self) -> ErrorKind {
         match self {

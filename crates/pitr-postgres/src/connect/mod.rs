@@ -15,15 +15,16 @@
 //! speak `tokio-postgres` for SQL and our own [`Wire`] for the replication protocol, so there is one TLS
 //! stack, one set of verification rules and one set of timeouts.
 
+mod binding;
 pub mod dial;
 mod error;
 mod login;
 mod settings;
 mod sql;
-mod tls;
 pub mod wire;
 
 pub use error::{ConnectError, ServerMessage};
-pub use settings::{Host, Password, Settings, TlsMode};
+pub use pitr_net::Password;
+pub use settings::{Host, Settings, TlsMode};
 pub use sql::{SqlClient, sql_client};
 pub use wire::Wire;

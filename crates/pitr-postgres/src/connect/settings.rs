@@ -1,32 +1,13 @@
-//! How to reach a server: what a `postgresql://` URL says, and a password that never prints.
+//! How to reach a server: what a `postgresql://` URL says.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use pitr_net::url::{bad, decode, is_loopback, split};
+use pitr_net::{Password, Proof, Tls};
+
 use super::ConnectError;
 use crate::limits::{APPLICATION_NAME, DEFAULT_PORT};
-
-/// A password. Its `Debug` shows nothing, and it has no `Display`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
-impl Password {
-    /// Wraps a password.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Password(…)")
-    }
-}
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +30,10 @@ pub enum TlsMode {
     /// A certificate of a trusted authority for this host name.
     VerifyFull,
 }
+
+/// What may stand after the question mark of a URL.
+const PARAMETERS: [&str; 9] =
+    ["host", "port", "user", "dbname", "application_name", "sslmode", "sslrootcert", "sslcert", "sslkey"];
 
 /// Everything needed to open a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,34 +65,31 @@ impl Settings {
     /// Parameters: `host`, `port`, `user`, `dbname`, `application_name`, `sslmode`, `sslrootcert`, `sslcert`, `sslkey`. A
     /// password in the URL is refused, since URLs end up in process lists and logs; so is any other parameter.
     pub fn parse(url: &str) -> Result<Self, ConnectError> {
+        Self::read(url).map_err(ConnectError::at("the URL"))
+    }
+
+    fn read(url: &str) -> Result<Self, pitr_net::Error> {
         let rest = url
             .strip_prefix("postgresql://")
             .or_else(|| url.strip_prefix("postgres://"))
             .ok_or_else(|| bad("it does not begin with postgresql://"))?;
-        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
-        let (user, address) = authority.rsplit_once('@').unwrap_or(("", authority));
-        if user.contains(':') {
-            return Err(bad("it holds a password; put the password into a file of mode 0600 instead"));
-        }
-        let (host, port) = split_port(address)?;
-        let mut given = Parameters::parse(query)?;
-
-        let host = given.take("host").map_or_else(|| decode(host), Ok)?;
+        let parts = split(rest)?;
+        let mut given = parts.parameters;
+        let host = given.take("host").map_or_else(|| decode(parts.host), Ok)?;
         let host = match host {
             path if path.starts_with('/') => Host::Unix(path.into()),
             name if name.is_empty() => return Err(bad("it names no host; a socket is given as ?host=/run/postgresql")),
             name => Host::Tcp(name),
         };
-        let port = match given.take("port").as_deref().or(port) {
+        let port = match given.take("port").as_deref().or(parts.port) {
             Some(text) => text.parse().map_err(|_| bad(format!("{text:?} is not a port")))?,
             None => DEFAULT_PORT,
         };
-        let user = given.take("user").map_or_else(|| decode(user), Ok)?;
+        let user = given.take("user").map_or_else(|| decode(parts.user), Ok)?;
         if user.is_empty() {
             return Err(bad("it names no user; write postgresql://USER@HOST/"));
         }
-        let database = given.take("dbname").map_or_else(|| decode(database), Ok)?;
+        let database = given.take("dbname").map_or_else(|| decode(parts.path), Ok)?;
         let database = if database.is_empty() { "postgres".to_owned() } else { database };
         let application_name = given.take("application_name").unwrap_or_else(|| APPLICATION_NAME.to_owned());
         let tls = tls_mode(given.take("sslmode").as_deref(), &host)?;
@@ -117,7 +99,7 @@ impl Settings {
             (None, None) => None,
             _ => return Err(bad("sslcert and sslkey go together")),
         };
-        given.refuse_the_rest()?;
+        given.refuse_the_rest(&PARAMETERS)?;
         Ok(Self {
             host,
             port,
@@ -160,6 +142,17 @@ impl Settings {
         self
     }
 
+    /// Whom TLS trusts; `None` for plain text.
+    pub(crate) fn trust(&self) -> Option<Tls> {
+        let proof = match self.tls {
+            TlsMode::Disable => return None,
+            TlsMode::Require => Proof::Anything,
+            TlsMode::VerifyCa => Proof::Authority,
+            TlsMode::VerifyFull => Proof::Name,
+        };
+        Some(Tls { proof, authorities: self.root_certificates.clone(), own: self.client_certificate.clone() })
+    }
+
     /// The path of the socket file in `directory`.
     pub(crate) fn socket_path(&self, directory: &Path) -> PathBuf {
         directory.join(format!(".s.PGSQL.{}", self.port))
@@ -177,17 +170,11 @@ impl fmt::Display for Settings {
     }
 }
 
-fn bad(what: impl Into<String>) -> ConnectError {
-    ConnectError::Url(what.into())
-}
-
-fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, ConnectError> {
+fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, pitr_net::Error> {
     let local = match host {
         // As libpq does: the kernel already says who is at the other end of a unix socket.
         Host::Unix(_) => return Ok(TlsMode::Disable),
-        Host::Tcp(name) => {
-            name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-        }
+        Host::Tcp(name) => is_loopback(name),
     };
     match text {
         None if local => Ok(TlsMode::Disable),
@@ -202,74 +189,6 @@ fn tls_mode(text: Option<&str>, host: &Host) -> Result<TlsMode, ConnectError> {
             Err(bad(format!("sslmode={other:?} is not known; use disable, require, verify-ca or verify-full")))
         }
     }
-}
-
-/// Splits `host:port`, `[::1]:port`; an encoded socket path has no colon of its own.
-fn split_port(address: &str) -> Result<(&str, Option<&str>), ConnectError> {
-    if let Some(rest) = address.strip_prefix('[') {
-        let (host, after) = rest.split_once(']').ok_or_else(|| bad("the bracket of an IPv6 address is not closed"))?;
-        return match after.strip_prefix(':') {
-            Some(port) => Ok((host, Some(port))),
-            None if after.is_empty() => Ok((host, None)),
-            None => Err(bad("after an IPv6 address comes a colon and a port")),
-        };
-    }
-    match address.split_once(':') {
-        Some((_, port)) if port.contains(':') => Err(bad("an IPv6 address stands in brackets: [::1]:5432")),
-        Some((host, port)) => Ok((host, Some(port))),
-        None => Ok((address, None)),
-    }
-}
-
-/// The parameters after the question mark; each may be taken once.
-struct Parameters(BTreeMap<String, String>);
-
-impl Parameters {
-    fn parse(query: &str) -> Result<Self, ConnectError> {
-        let mut map = BTreeMap::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').ok_or_else(|| bad(format!("{pair:?} has no value")))?;
-            if key == "password" {
-                return Err(bad("it holds a password; put the password into a file of mode 0600 instead"));
-            }
-            if map.insert(decode(key)?, decode(value)?).is_some() {
-                return Err(bad(format!("{key} is given twice")));
-            }
-        }
-        Ok(Self(map))
-    }
-
-    fn take(&mut self, key: &str) -> Option<String> {
-        self.0.remove(key)
-    }
-
-    fn refuse_the_rest(self) -> Result<(), ConnectError> {
-        match self.0.into_keys().next() {
-            None => Ok(()),
-            Some(key) => Err(bad(format!(
-                "parameter {key:?} is not known; known are host, port, user, dbname, sslmode, sslrootcert, sslcert, sslkey"
-            ))),
-        }
-    }
-}
-
-/// Undoes percent-encoding. A NUL would end a string of the protocol early, so it is refused.
-fn decode(text: &str) -> Result<String, ConnectError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            // Two hexadecimal digits always fit.
-            (Some(high), Some(low)) if high + low > 0 => bytes.push((high * 16 + low) as u8),
-            _ => return Err(bad(format!("{text:?} has a percent sign that encodes nothing"))),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| bad(format!("{text:?} is not UTF-8")))
 }
 
 #[cfg(test)]

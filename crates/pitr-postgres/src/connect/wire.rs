@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use fallible_iterator::FallibleIterator;
+use pitr_net::Socket;
 use postgres_protocol::message::backend::{DataRowBody, Message};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::dial::{Stream, dial};
+use super::binding;
+use super::dial::dial;
 use super::login::Login;
 use super::{ConnectError, ServerMessage, Settings};
 use crate::limits::{CONNECT_TIMEOUT, MAX_MESSAGE, MAX_NOTICES, QUERY_TIMEOUT, READ_BUFFER};
@@ -35,7 +37,7 @@ pub enum Incoming {
 /// Not shared, not pipelined: one question, then all of its answer. After an error of the server the connection
 /// is still usable; after any other error, or when a future is dropped half-way, it is not.
 pub struct Wire {
-    stream: Stream,
+    stream: Socket,
     settings: Settings,
     incoming: BytesMut,
     outgoing: BytesMut,
@@ -175,7 +177,11 @@ impl Wire {
 
     async fn log_in(&mut self) -> Result<(), ConnectError> {
         let settings = self.settings.clone();
-        let mut login = Login::new(&settings, self.stream.is_private(), self.stream.channel_binding());
+        let mut login = Login::new(
+            &settings,
+            self.stream.is_private(),
+            self.stream.certificate().and_then(binding::endpoint_digest),
+        );
         login.start(&mut self.outgoing)?;
         loop {
             self.flush().await?;

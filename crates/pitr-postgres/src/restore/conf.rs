@@ -54,7 +54,7 @@ fn quoted(text: &str) -> Result<String, RestoreError> {
 }
 
 /// Settings of the source that must not live on in a restored server.
-const STALE: [&str; 13] = [
+const STALE: [&str; 14] = [
     "restore_command",
     "archive_cleanup_command",
     "recovery_end_command",
@@ -68,7 +68,11 @@ const STALE: [&str; 13] = [
     "archive_library",
     "hot_standby",
     "listen_addresses",
+    "external_pid_file",
 ];
+
+/// The setting that sends a server to another directory than the one it is started for, which only a main file can hold.
+const DATA_DIRECTORY: &str = "data_directory";
 
 /// Targets that would contradict ours: the server accepts one kind only.
 const OTHER_TARGETS: [&str; 4] =
@@ -126,7 +130,13 @@ impl RecoverySettings<'_> {
         };
         set("archive_mode", "off")?;
         set("hot_standby", "on")?;
-        for name in ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", "archive_cleanup_command"] {
+        for name in [
+            "primary_conninfo",
+            "primary_slot_name",
+            "synchronous_standby_names",
+            "archive_cleanup_command",
+            "external_pid_file",
+        ] {
             set(name, "")?;
         }
         // A program that every machine has: a command that cannot be found would keep the server from opening.
@@ -160,6 +170,16 @@ impl RecoverySettings<'_> {
         set("recovery_target_inclusive", inclusive)?;
         set("recovery_target_action", "pause")?;
         Ok(text)
+    }
+
+    /// The source's own `postgresql.conf` where it names the data directory: without that line, since the server would run,
+    /// and recover, in the directory of the source instead of the restored one.
+    pub fn conf_of_here(&self) -> Option<String> {
+        let conf = self.conf?;
+        let names_it = |line: &str| key(line).is_some_and(|key| key.eq_ignore_ascii_case(DATA_DIRECTORY));
+        let line =
+            |line: &str| if names_it(line) { format!("# By pitr restore: {line}\n") } else { format!("{line}\n") };
+        conf.lines().any(names_it).then(|| conf.lines().map(line).collect())
     }
 
     /// A `postgresql.conf` for a source that keeps its own outside the data directory.

@@ -8,6 +8,9 @@ use integration_tests::{Pitr, Postgres, Scratch, Setup, succeed};
 use crate::Options;
 use crate::peer::Peer;
 
+/// Level of zstd of the peer, and of our bases.
+pub const PEER_LEVEL: i32 = 3;
+
 /// A running server, both programs set up for it, and a directory with raw copies of its log.
 pub struct Cluster<'s> {
     /// Everything lies in here.
@@ -38,7 +41,7 @@ impl<'s> Cluster<'s> {
         pitr.run(["init"])?.ok()?;
         server.configure(["archive_command = 'true'"])?;
         server.start().await?;
-        let peer = Peer::create(scratch, &server, "peer")?;
+        let peer = Peer::create(scratch, &server, "peer", PEER_LEVEL)?;
         fill(&server, options.size_mib).await?;
         let raw = scratch.make("raw")?;
         let (ours, theirs) = (pitr.push_command(), peer.push_command());
@@ -55,7 +58,8 @@ impl<'s> Cluster<'s> {
         let version = self.server.value("current_setting('server_version')").await?;
         let cores = std::thread::available_parallelism()?;
         Ok(format!(
-            "PostgreSQL {version}, cluster of {} MB, {cores} cores, {}, both sides zstd 3 into a local directory.",
+            "PostgreSQL {version}, cluster of {} MB, {cores} cores, {} at zstd {PEER_LEVEL}, pitr at zstd 3 for bases and 1 for log, \
+             both into a local directory.",
             bytes / 1_000_000,
             self.peer.version()?
         ))

@@ -1,7 +1,7 @@
 //! Side by side with the peers, in one run on one machine: prints a Markdown table of medians and ratios.
 //!
 //! Only the ratios mean anything: the machine is whatever it is. Runs of both sides alternate, so that a slow moment
-//! hits both; both compress with zstd level 3, store into a local directory and sync what they store.
+//! hits both; both compress with zstd, store into a local directory and sync what they store.
 
 mod base;
 mod cluster;

@@ -267,17 +267,16 @@ pub async fn dump(scratch: &Scratch, options: &Options) -> Result<Table> {
         source.server.sql("SELECT SUM(data_length) FROM information_schema.tables WHERE table_schema = 'sbtest'")?;
     let about = format!("{}, {} MB of rows.", source.version()?, bytes.parse::<u64>()? / 1_000_000);
     let mut table = Table::new(&about);
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    let (mut ours, mut theirs, mut compressed) = (Vec::new(), Vec::new(), Vec::new());
     let (mut load, mut peer_load) = (Vec::new(), Vec::new());
     for run in 0..options.runs {
         let pitr = source.pitr.with_new_archive(scratch, &format!("dump{run}"))?;
         pitr.run(["init"])?.ok()?;
         ours.push(cost(pitr.timed_command(&TIME, ["backup", SOURCE, "--no-wait"]))?);
         let into = scratch.make(&format!("peer{run}"))?;
-        let socket = format!("--socket={}", source.server.socket().display());
-        let mut peer = timed("mydumper", scratch);
-        peer.args([&socket, "--user=root", "--threads=2", "--database=sbtest", "--outputdir"]).arg(&into);
-        theirs.push(cost(peer)?);
+        theirs.push(cost(mydumper(scratch, &source, &into, &[]))?);
+        let squeezed = scratch.make(&format!("peer-compressed{run}"))?;
+        compressed.push(cost(mydumper(scratch, &source, &squeezed, &["--compress"]))?);
 
         let mut streamer = Streamer::start(scratch, &pitr)?;
         source.server.sql("CREATE OR REPLACE TABLE sbtest.mark (a INT)")?;
@@ -298,13 +297,25 @@ pub async fn dump(scratch: &Scratch, options: &Options) -> Result<Table> {
         ensure!(target.sql("SELECT COUNT(*) FROM sbtest.sbtest4")? == rows.to_string(), "the peer lost rows");
         discard(target).await?;
     }
-    for (what, ours, theirs) in [("dump", ours, theirs), ("load", load, peer_load)] {
-        let (ours, theirs) = (median(&ours)?, median(&theirs)?);
-        let name = format!("{what}, against {} with 2 threads", if what == "dump" { "mydumper" } else { "myloader" });
-        table.row(&name, (ours.time.as_secs_f64(), theirs.time.as_secs_f64()), "s", "1.0");
+    let (ours, load) = (median(&ours)?, median(&load)?);
+    for (what, ours, theirs) in [
+        ("dump, against mydumper with 2 threads, which writes plain text", ours, median(&theirs)?),
+        ("dump, against mydumper --compress with 2 threads", ours, median(&compressed)?),
+        ("load, against myloader with 2 threads", load, median(&peer_load)?),
+    ] {
+        table.row(what, (ours.time.as_secs_f64(), theirs.time.as_secs_f64()), "s", "1.0");
+    }
+    for (what, ours) in [("dump", ours), ("load", load)] {
         table.figure(&format!("peak memory of that {what}"), format!("{} MiB", ours.peak_kib / 1_024), "128 MiB");
     }
     Ok(table)
+}
+
+fn mydumper(scratch: &Scratch, source: &Source, into: &Path, more: &[&str]) -> Command {
+    let mut command = timed("mydumper", scratch);
+    command.arg(format!("--socket={}", source.server.socket().display()));
+    command.args(["--user=root", "--threads=2", "--database=sbtest", "--outputdir"]).arg(into).args(more);
+    command
 }
 
 fn timed(program: &str, scratch: &Scratch) -> Command {

@@ -1,4 +1,4 @@
-//! pgBackRest, set up as its manual says, with the same compression as ours.
+//! pgBackRest, set up as its manual says, with zstd as ours.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -19,12 +19,12 @@ pub struct Peer<'s> {
 }
 
 impl<'s> Peer<'s> {
-    /// Writes a configuration with a new repository and creates the stanza.
-    pub fn create(scratch: &'s Scratch, server: &Postgres, name: &str) -> Result<Self> {
+    /// Writes a configuration with a new repository and creates the stanza; compresses at this level of zstd.
+    pub fn create(scratch: &'s Scratch, server: &Postgres, name: &str, level: i32) -> Result<Self> {
         let repository = scratch.make(name)?;
         let text = format!(
             "[global]\nrepo1-path={repo}/repo\nlog-path={repo}\nlock-path={repo}/lock\nspool-path={repo}/spool\n\
-             log-level-file=off\nlog-level-console=warn\ncompress-type=zst\ncompress-level=3\nprocess-max=2\n\
+             log-level-file=off\nlog-level-console=warn\ncompress-type=zst\ncompress-level={level}\nprocess-max=2\n\
              start-fast=y\narchive-check=n\nrepo1-retention-full=99\n\
              [{STANZA}]\npg1-path={data}\npg1-port={port}\npg1-socket-path={socket}\npg1-user=postgres\n",
             repo = repository.display(),

@@ -1,6 +1,6 @@
-//! What a TLS connection has to prove, in the degrees of `ssl-mode`. One stack: rustls with ring.
+//! Whom TLS trusts, and what a certificate has to prove. One stack: rustls with ring.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,76 +11,100 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{ConnectError, Settings, TlsMode};
+use crate::Error;
 
-/// The client's side of TLS for these settings.
-pub(super) fn client_config(settings: &Settings) -> Result<Arc<ClientConfig>, ConnectError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Verifier::new(settings, Arc::clone(&provider))?);
-    let unusable = |what: String| ConnectError::Certificate {
-        path: settings.client_certificate.as_ref().map(|(certificate, _)| certificate.clone()).unwrap_or_default(),
-        what,
-    };
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(error.to_string()))?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier);
-    let config = match &settings.client_certificate {
-        None => builder.with_no_client_auth(),
-        Some((certificate, key)) => {
-            let key = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| ConnectError::Certificate { path: key.clone(), what: error.to_string() })?;
-            builder
-                .with_client_auth_cert(read_certificates(certificate)?, key)
-                .map_err(|error| unusable(error.to_string()))?
-        }
-    };
-    Ok(Arc::new(config))
+/// What the certificate of a server has to prove.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: the connection is encrypted, to whomever.
+    Anything,
+    /// That a trusted authority signed it, for whatever name.
+    Authority,
+    /// That a trusted authority signed it for the name of this host.
+    #[default]
+    Name,
+}
+
+/// Whom to trust, and how to prove ourselves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// What the server has to prove. Whoever names authorities wants them checked: `Anything` then means `Authority`.
+    pub proof: Proof,
+    /// PEM file with trusted authorities; the system's where `None`.
+    pub authorities: Option<PathBuf>,
+    /// PEM files of our own certificate and its key, for a server that asks for one.
+    pub own: Option<(PathBuf, PathBuf)>,
+}
+
+impl Tls {
+    /// The client's side of TLS.
+    pub(crate) fn client_config(&self) -> Result<Arc<ClientConfig>, Error> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = Arc::new(Verifier::new(self, Arc::clone(&provider))?);
+        let unusable = |what: String| Error::Certificate {
+            path: self.own.as_ref().map(|(certificate, _)| certificate.clone()).unwrap_or_default(),
+            what,
+        };
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        let config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| Error::Certificate { path: key.clone(), what: error.to_string() })?;
+                builder
+                    .with_client_auth_cert(read_certificates(certificate)?, key)
+                    .map_err(|error| unusable(error.to_string()))?
+            }
+        };
+        Ok(Arc::new(config))
+    }
 }
 
 /// Judges the certificate of a server.
 #[derive(Debug)]
 struct Verifier {
-    mode: TlsMode,
+    proof: Proof,
     roots: RootCertStore,
-    /// The certificates of `ssl-ca` as they are: a self-signed server certificate may stand there itself.
+    /// The named authorities as they are: a self-signed server certificate may stand there itself.
     pinned: Vec<CertificateDer<'static>>,
     provider: Arc<CryptoProvider>,
 }
 
 impl Verifier {
-    fn new(settings: &Settings, provider: Arc<CryptoProvider>) -> Result<Self, ConnectError> {
-        // Whoever names an authority wants it checked.
-        let mode = match (settings.tls, &settings.root_certificates) {
-            (TlsMode::Required, Some(_)) => TlsMode::VerifyCa,
-            (mode, _) => mode,
+    fn new(tls: &Tls, provider: Arc<CryptoProvider>) -> Result<Self, Error> {
+        let proof = match (tls.proof, &tls.authorities) {
+            (Proof::Anything, Some(_)) => Proof::Authority,
+            (proof, _) => proof,
         };
-        let mut verifier = Self { mode, roots: RootCertStore::empty(), pinned: Vec::new(), provider };
-        match &settings.root_certificates {
+        let mut verifier = Self { proof, roots: RootCertStore::empty(), pinned: Vec::new(), provider };
+        match &tls.authorities {
             Some(path) => verifier.trust_file(path)?,
-            None if matches!(mode, TlsMode::Required | TlsMode::Loopback) => {}
+            None if proof == Proof::Anything => {}
             None => verifier.trust_system()?,
         }
         Ok(verifier)
     }
 
-    fn trust_file(&mut self, path: &Path) -> Result<(), ConnectError> {
+    fn trust_file(&mut self, path: &Path) -> Result<(), Error> {
         self.pinned = read_certificates(path)?;
         for certificate in &self.pinned {
             self.roots
                 .add(certificate.clone())
-                .map_err(|error| ConnectError::Certificate { path: path.to_owned(), what: error.to_string() })?;
+                .map_err(|error| Error::Certificate { path: path.to_owned(), what: error.to_string() })?;
         }
         Ok(())
     }
 
-    fn trust_system(&mut self) -> Result<(), ConnectError> {
+    fn trust_system(&mut self) -> Result<(), Error> {
         let found = rustls_native_certs::load_native_certs();
         let (usable, _) = self.roots.add_parsable_certificates(found.certs);
         if usable == 0 {
             let what = found.errors.first().map_or("it holds no certificate".to_owned(), ToString::to_string);
-            return Err(ConnectError::Certificate { path: "the system's trusted certificates".into(), what });
+            return Err(Error::Certificate { path: "the system's trusted certificates".into(), what });
         }
         Ok(())
     }
@@ -109,10 +133,10 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if matches!(self.mode, TlsMode::VerifyCa | TlsMode::VerifyIdentity) {
+        if matches!(self.proof, Proof::Authority | Proof::Name) {
             let parsed = ParsedCertificate::try_from(end_entity)?;
             self.verify_chain(end_entity, &parsed, intermediates, now)?;
-            if self.mode == TlsMode::VerifyIdentity {
+            if self.proof == Proof::Name {
                 verify_server_name(&parsed, server_name)?;
             }
         } else if end_entity.is_empty() {
@@ -144,8 +168,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectError> {
-    let unusable = |what: String| ConnectError::Certificate { path: path.to_owned(), what };
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let unusable = |what: String| Error::Certificate { path: path.to_owned(), what };
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|error| unusable(error.to_string()))?;
