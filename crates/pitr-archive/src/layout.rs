@@ -12,6 +12,9 @@ pub const KEYS: &str = "keys";
 /// Prefix of all sources.
 pub const SOURCES: &str = "s";
 
+/// What the last part of a strip's key begins with.
+const STRIP: &str = "strip-";
+
 /// Name of a source: part of every key, so restricted to safe characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceName(String);
@@ -114,7 +117,7 @@ impl Layout {
 
     /// A file of tails of an open segment, by a random number.
     pub fn strip(&self, lineage: &LineageId, name: &SegmentName, number: u64) -> String {
-        format!("{}/{}", self.segment_tails(lineage, name), crate::strips::strip_name(number))
+        format!("{}/{STRIP}{number:016x}", self.segment_tails(lineage, name))
     }
 
     /// Prefix of the side files of one namespace (a lineage, or a word of the engine).
@@ -178,6 +181,11 @@ impl Layout {
 /// The last part of the key of a tail.
 pub(crate) fn tail_name(from: u64, to: u64) -> String {
     format!("{from:016x}-{to:016x}")
+}
+
+/// Whether a key is that of a strip.
+pub(crate) fn is_strip(key: &str) -> bool {
+    leaf(key).starts_with(STRIP)
 }
 
 /// The last part of a key.

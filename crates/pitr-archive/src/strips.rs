@@ -14,16 +14,12 @@ use pitr_core::{LineageId, Position, SegmentName};
 
 use crate::blocking::briefly;
 use crate::error::{Error, Result};
-use crate::layout::leaf;
 use crate::limits;
 use crate::objects::{Kind, Payload, Put};
 use crate::source::SourceArchive;
 use crate::store::Created;
 use crate::strip::{self, Frames};
 use crate::tails::Tail;
-
-/// What the last part of a strip's key begins with.
-const PREFIX: &str = "strip-";
 
 /// Appends the tails of one writer.
 ///
@@ -85,10 +81,11 @@ impl SourceArchive {
         loop {
             let Some(bytes) = self.objects().store().get(key).await? else { return Ok(None) };
             let frames = strip::frames(&bytes);
-            if frames.damaged.is_empty() || before.as_ref() == Some(&bytes) {
+            // Damage stays where it is, however much is appended meanwhile.
+            if frames.damaged.is_empty() || before.as_ref() == Some(&frames.damaged) {
                 return Ok(Some(frames));
             }
-            before = Some(bytes);
+            before = Some(frames.damaged);
             tokio::time::sleep(limits::STRIP_PAUSE).await;
         }
     }
@@ -137,14 +134,4 @@ impl Strips {
     fn failed(&self, action: &'static str, key: &str, error: io::Error) -> Error {
         self.source.objects().store().failed(action, key, error)
     }
-}
-
-/// Whether a key is that of a strip.
-pub(crate) fn is_strip(key: &str) -> bool {
-    leaf(key).strip_prefix(PREFIX).is_some_and(|digits| !digits.is_empty())
-}
-
-/// The last part of a strip's key.
-pub(crate) fn strip_name(number: u64) -> String {
-    format!("{PREFIX}{number:016x}")
 }

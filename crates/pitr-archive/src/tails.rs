@@ -13,14 +13,13 @@ use pitr_core::{LineageId, Position, SegmentName, Span};
 
 use crate::envelope::{self, Header, Object};
 use crate::error::{Error, Result};
-use crate::layout::{leaf, tail_name};
+use crate::layout::{is_strip, leaf, tail_name};
 use crate::limits;
 use crate::objects::{Kind, Payload, Put};
 use crate::records::{SegmentFacts, TailFacts};
 use crate::source::{SourceArchive, expect_kind};
 use crate::store::Entry;
 use crate::strip::Frame;
-use crate::strips::is_strip;
 
 /// Bytes of a segment that is not sealed yet, from offset `from` on.
 #[derive(Debug, Clone)]
