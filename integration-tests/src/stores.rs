@@ -144,6 +144,12 @@ impl Azurite {
         self.0.stop()
     }
 
+    /// Makes it hang, with connections open and no answers, or go on.
+    pub fn hang(&self, hangs: bool) -> Result<()> {
+        let signal = if hangs { "STOP" } else { "CONT" };
+        succeed(Command::new("kill").args(["-s", signal, &self.0.process.id().to_string()]))
+    }
+
     /// Brings it back on the same port with the same blobs.
     pub fn restart(&mut self, scratch: &Scratch) -> Result<()> {
         self.0 = Self::launch(scratch, self.0.port)?;

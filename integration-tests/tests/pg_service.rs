@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use integration_tests::oracle::wait_for_pause;
-use integration_tests::{Pitr, Postgres, SOURCE, Scratch, Setup, Streamer};
+use integration_tests::{Azurite, Pitr, Postgres, SOURCE, Scratch, Setup, Streamer};
 
 struct World {
     server: Postgres,
@@ -85,6 +85,60 @@ async fn a_service_says_that_it_is_ready_and_alive_and_no_source_stops_another()
     let alone = pitr.run(["stream", "refused"])?;
     ensure!(alone.code != Some(0) && alone.stderr.contains("replication"), "{alone}");
     Ok(())
+}
+
+#[tokio::test]
+async fn while_the_store_hangs_the_server_is_answered_nothing_is_acknowledged_and_the_watchdog_is_not() -> Result<()> {
+    let scratch = Scratch::new("hangs")?;
+    let azurite = Azurite::start(&scratch)?;
+    // Without an answer for this long the server would end the connection.
+    let config = ["archive_mode = off", "wal_sender_timeout = 2s"].map(str::to_owned).to_vec();
+    let mut server = Postgres::create(&scratch, "primary", &Setup { segment_mib: 1, config, ..Setup::default() })?;
+    let pitr = Pitr::on_azure(&scratch, &server, &azurite)?;
+    pitr.configure_source(["slot = \"pitr\""])?;
+    server.start().await?;
+    server.execute("CREATE TABLE step (n int)").await?;
+    pitr.run(["init"])?.ok()?;
+    let socket = scratch.path().join("notify");
+    let manager = UnixDatagram::bind(&socket)?;
+    manager.set_nonblocking(true)?;
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o777))?;
+    let mut command = pitr.command(["stream"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "4000000");
+    let streamer = Streamer::of_command(&scratch, command)?;
+    streamer.says("streaming").await?;
+    streamer.catches_up(&server).await?;
+    let connection = "SELECT backend_start::text FROM pg_stat_replication WHERE application_name = 'pitr'";
+    let slot = "SELECT restart_lsn::text FROM pg_replication_slots";
+    let (connected, kept) = (server.value(connection).await?, server.value(slot).await?);
+
+    azurite.hang(true)?;
+    server.execute("INSERT INTO step VALUES (1)").await?;
+    let written = server.value("SELECT pg_current_wal_flush_lsn()").await?;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    signs_of_life(&manager);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    ensure!(signs_of_life(&manager) == 0, "the watchdog hears that all is well");
+    ensure!(server.value(connection).await? == connected, "the connection was lost:\n{}", streamer.log());
+    let reported = format!("SELECT (flush_lsn < '{written}')::text FROM pg_stat_replication");
+    ensure!(server.value(&reported).await? == "true", "log is acknowledged that no store has");
+
+    azurite.hang(false)?;
+    streamer.catches_up(&server).await?;
+    ensure!(server.value(connection).await? == connected, "the connection was lost:\n{}", streamer.log());
+    let moved = format!("SELECT (restart_lsn > '{kept}')::text FROM pg_replication_slots");
+    ensure!(server.value(&moved).await? == "true", "the server keeps log that it need not keep");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(signs_of_life(&manager) > 0, "the watchdog would end a service that does its work");
+    Ok(())
+}
+
+/// Signs of life since the last call.
+fn signs_of_life(manager: &UnixDatagram) -> usize {
+    let mut message = [0; 512];
+    let told =
+        std::iter::from_fn(|| manager.recv(&mut message).ok().map(|len| message[..len].starts_with(b"WATCHDOG=1")));
+    told.filter(|alive| *alive).count()
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -50,24 +50,24 @@ async fn insert(server: &Postgres, n: i32) -> Result<()> {
     server.execute(&format!("INSERT INTO step VALUES ({n})")).await
 }
 
+/// All files below a directory, by path.
+fn files(dir: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.is_dir() {
+            true => found.extend(files(&path)?),
+            false => found.extend([path]),
+        }
+    }
+    Ok(found)
+}
+
 /// Segments of the source in a local archive.
 fn sealed(pitr: &Pitr) -> Result<BTreeSet<String>> {
-    fn collect(dir: &Path, names: &mut BTreeSet<String>) -> Result<()> {
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
-            match path.is_dir() {
-                true => collect(&path, names)?,
-                false => names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned())),
-            }
-        }
-        Ok(())
-    }
-    let mut names = BTreeSet::new();
     let log = pitr.archive()?.join(format!("s/{SOURCE}/log"));
-    if log.is_dir() {
-        collect(&log, &mut names)?;
-    }
-    Ok(names)
+    let paths = if log.is_dir() { files(&log)? } else { BTreeSet::new() };
+    Ok(paths.iter().filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect())
 }
 
 #[tokio::test]
@@ -85,6 +85,38 @@ async fn a_commit_survives_its_server_without_any_segment_being_complete() -> Re
     fs::remove_dir_all(server.data())?;
     streamer.kill()?;
     ensure!(restored_rows(&scratch, &pitr, "restored").await? == BTreeSet::from([1]), "the commit is lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn log_that_commits_waited_for_is_restored_whole_or_its_damage_is_named() -> Result<()> {
+    let World { mut server, pitr, scratch } = world("strip", &[], &["flush_interval = \"0s\""]).await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    for n in 1..=40 {
+        insert(&server, n).await?;
+    }
+    streamer.catches_up(&server).await?;
+    server.kill()?;
+    streamer.kill()?;
+    let mut tails = files(&pitr.archive()?.join(format!("s/{SOURCE}/tail")))?;
+    tails.retain(|path| path.to_string_lossy().contains("/strip-"));
+    let strip = tails.last().context("no strip")?;
+    let whole = fs::read(strip)?;
+    let mut harmed = whole.clone();
+    // In the object of its first frame.
+    harmed[1_000] ^= 1;
+    fs::write(strip, &harmed)?;
+    let name = strip.file_name().context("no name")?.to_string_lossy().into_owned();
+    let verified = pitr.run(["verify", SOURCE])?.with_code(5)?;
+    ensure!(verified.text().contains(&name), "the damage is not named: {verified}");
+    let into = scratch.path().join("damaged");
+    let refused = pitr.run(["restore", SOURCE, "--to", "latest", "--into", &into.to_string_lossy()])?.with_code(5)?;
+    ensure!(refused.text().contains(&name) && !into.join("global/pg_control").exists(), "{refused}");
+    fs::write(strip, &whole)?;
+    pitr.run(["verify", SOURCE])?.ok()?;
+    ensure!(restored_rows(&scratch, &pitr, "restored").await? == (1..=40).collect(), "rows are lost");
     Ok(())
 }
 

@@ -1,5 +1,7 @@
 //! Work that blocks, called from async code.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::error::{Error, Result};
@@ -21,4 +23,19 @@ pub(crate) fn in_place<R>(work: impl FnOnce() -> R) -> R {
         RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         _ => work(),
     }
+}
+
+/// The same for work that usually takes less time than handing everything else to another thread: it is done without, as long
+/// as another thread of the runtime is free.
+pub(crate) fn briefly<R>(work: impl FnOnce() -> R) -> R {
+    static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+    struct Under;
+    impl Drop for Under {
+        fn drop(&mut self) {
+            UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    let others = UNDER_WAY.fetch_add(1, Ordering::Relaxed);
+    let _under = Under;
+    if others + 1 < Handle::current().metrics().num_workers() { work() } else { in_place(work) }
 }

@@ -12,6 +12,9 @@ pub const KEYS: &str = "keys";
 /// Prefix of all sources.
 pub const SOURCES: &str = "s";
 
+/// What the last part of a strip's key begins with.
+const STRIP: &str = "strip-";
+
 /// Name of a source: part of every key, so restricted to safe characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceName(String);
@@ -109,7 +112,12 @@ impl Layout {
 
     /// Bytes `from..to` of an open segment, both in sixteen hexadecimal digits.
     pub fn tail(&self, lineage: &LineageId, name: &SegmentName, from: u64, to: u64) -> String {
-        format!("{}/{from:016x}-{to:016x}", self.segment_tails(lineage, name))
+        format!("{}/{}", self.segment_tails(lineage, name), tail_name(from, to))
+    }
+
+    /// A file of tails of an open segment, by a random number.
+    pub fn strip(&self, lineage: &LineageId, name: &SegmentName, number: u64) -> String {
+        format!("{}/{STRIP}{number:016x}", self.segment_tails(lineage, name))
     }
 
     /// Prefix of the side files of one namespace (a lineage, or a word of the engine).
@@ -168,6 +176,16 @@ impl Layout {
     pub fn packs(&self) -> String {
         format!("{}/pack", self.root)
     }
+}
+
+/// The last part of the key of a tail.
+pub(crate) fn tail_name(from: u64, to: u64) -> String {
+    format!("{from:016x}-{to:016x}")
+}
+
+/// Whether a key is that of a strip.
+pub(crate) fn is_strip(key: &str) -> bool {
+    leaf(key).starts_with(STRIP)
 }
 
 /// The last part of a key.

@@ -5,10 +5,8 @@
 
 use std::fs::{self, DirEntry};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
-
-use url::Url;
 
 use crate::store::Store;
 
@@ -17,15 +15,9 @@ use crate::store::Store;
 /// None of a running writer is: a file has its temporary name for as long as it takes to write and sync it. What
 /// another sweep removes at the same time is no error. Other stores have no such files, and the answer is 0.
 pub async fn sweep(store: &Store, age: Duration) -> io::Result<u64> {
-    let Some(root) = directory(store) else { return Ok(0) };
+    let Some(root) = store.directory() else { return Ok(0) };
     let Some(limit) = SystemTime::now().checked_sub(age) else { return Ok(0) };
     tokio::task::spawn_blocking(move || sweep_directory(&root, limit)).await?
-}
-
-/// The directory of a local archive.
-fn directory(store: &Store) -> Option<PathBuf> {
-    // The label of any other store is a URL of another scheme, or no URL.
-    Url::parse(store.label()).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
 }
 
 fn sweep_directory(directory: &Path, limit: SystemTime) -> io::Result<u64> {

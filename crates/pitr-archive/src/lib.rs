@@ -77,6 +77,8 @@ mod retry;
 mod rollup;
 mod source;
 pub mod store;
+mod strip;
+mod strips;
 mod tails;
 
 pub use archive::{Access, Archive, Descriptor};
@@ -88,4 +90,5 @@ pub use press::{Press, Pressed};
 pub use retry::Retry;
 pub use source::{FileEntry, SourceArchive};
 pub use store::{Created, Entry, Store};
+pub use strips::Strips;
 pub use tails::Tail;

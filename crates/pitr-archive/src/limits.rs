@@ -67,6 +67,11 @@ pub const MAX_KNOWN_DIRECTORIES: usize = 16 * 1024;
 /// Times that a create is repeated when the store says "exists" and then "absent".
 pub const MAX_CREATE_RACES: u32 = 5;
 
+/// Length of a strip of tails in bytes: written as zeros once, then filled.
+pub const STRIP_BYTES: u64 = 4 * 1024 * 1024;
+/// Between two readings of a strip in which a frame is not whole: its writer may be in the middle of it.
+pub const STRIP_PAUSE: Duration = Duration::from_millis(50);
+
 /// Newest groups of every lineage that a catalog compares with a real listing, roll-up or not.
 pub const FRESH_GROUPS: usize = 2;
 /// Segments that may be stored before one that comes before them, and some more.

@@ -8,7 +8,7 @@ use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 
 use crate::blocking::on_a_thread;
-use crate::envelope::{self, Header, Object, Parsed, Subject};
+use crate::envelope::{self, Header, Object, Parsed, Sealed, Subject};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
 use crate::limits;
@@ -152,14 +152,19 @@ impl Objects {
         Press::begin(kind, &self.keys.digest_key).map_err(|e| Error::internal("press", e))
     }
 
-    /// Seals, checks and creates an object. `facts` stand in its plain header, readable by everybody.
-    pub async fn put(&self, kind: Kind, key: &str, facts: &impl Serialize, payload: Payload) -> Result<Put> {
+    /// Seals and checks an object, which stores nothing yet. `facts` stand in its plain header, readable by everybody.
+    pub(crate) async fn seal(&self, kind: Kind, key: &str, facts: &impl Serialize, payload: Payload) -> Result<Sealed> {
         let facts = serde_json::to_value(facts).map_err(|e| Error::internal(key, e))?;
         let subject = Subject { kind, archive: self.archive.clone(), key: key.to_owned(), facts };
         let keys = self.keys.clone();
         let small = matches!(&payload, Payload::Raw(bytes) if bytes.len() <= limits::SMALL_PAYLOAD_BYTES);
         let seal = move || envelope::seal(subject, payload, &keys.encryption, &keys.digest_key);
-        let sealed = if small { seal()? } else { on_a_thread(key, seal).await? };
+        if small { seal() } else { on_a_thread(key, seal).await }
+    }
+
+    /// Seals, checks and creates an object. `facts` stand in its plain header, readable by everybody.
+    pub async fn put(&self, kind: Kind, key: &str, facts: &impl Serialize, payload: Payload) -> Result<Put> {
+        let sealed = self.seal(kind, key, facts, payload).await?;
         let stored_bytes = sealed.header.object_bytes();
         for _ in 0..limits::MAX_CREATE_RACES {
             let payload: PutPayload = sealed.parts.iter().cloned().collect();
@@ -178,9 +183,14 @@ impl Objects {
     /// Reads an object and checks everything about it.
     pub async fn get(&self, key: &str) -> Result<Option<Object>> {
         let Some(bytes) = self.store.get(key).await? else { return Ok(None) };
+        self.open(key, bytes).await.map(Some)
+    }
+
+    /// Checks and opens the bytes of an object that were read already.
+    pub(crate) async fn open(&self, key: &str, bytes: Bytes) -> Result<Object> {
         let (keys, archive, name) = (self.keys.clone(), self.archive.clone(), key.to_owned());
         let open = move || envelope::open(&name, Some(&archive), &bytes, &keys.identities, &keys.digest_key);
-        on_a_thread(key, open).await.map(Some)
+        on_a_thread(key, open).await
     }
 
     /// Reads an object, decrypted but still compressed: its header and the zstd frames of its content.

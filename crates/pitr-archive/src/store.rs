@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -13,6 +15,7 @@ use object_store::{
     Attribute, Attributes, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 use pitr_core::ErrorKind;
+use url::Url;
 
 use crate::address;
 use crate::error::{Error, Result};
@@ -114,6 +117,19 @@ impl Store {
     /// How the store is named in messages: its URL, without credentials.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The directory that the store is; `None` if it is something else.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        // The label of any other store is a URL of another scheme, or no URL.
+        Url::parse(&self.label).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
+    }
+
+    /// A failure of what was done with a file of that directory.
+    pub(crate) fn failed(&self, action: &'static str, key: &str, error: io::Error) -> Error {
+        let source = object_store::Error::Generic { store: "directory", source: error.into() };
+        let (key, store, kind) = (key.to_owned(), self.label.to_string(), kind_of(&source));
+        Error::Store { kind, action, key, store, source: source.into() }
     }
 
     /// Stores an object under a new name.

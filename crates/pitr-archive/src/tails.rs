@@ -5,17 +5,21 @@
 //! starts again begins the segment anew; its pieces may overlap those of the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use pitr_core::ports::{SegmentStart, SegmentSummary};
 use pitr_core::{LineageId, Position, SegmentName, Span};
 
+use crate::envelope::{self, Header, Object};
 use crate::error::{Error, Result};
-use crate::layout::leaf;
+use crate::layout::{is_strip, leaf, tail_name};
 use crate::limits;
 use crate::objects::{Kind, Payload, Put};
 use crate::records::{SegmentFacts, TailFacts};
 use crate::source::{SourceArchive, expect_kind};
+use crate::store::Entry;
+use crate::strip::Frame;
 
 /// Bytes of a segment that is not sealed yet, from offset `from` on.
 #[derive(Debug, Clone)]
@@ -32,12 +36,22 @@ pub struct Tail<P> {
     pub so_far: SegmentSummary<P>,
 }
 
-/// A stored piece, as its key tells it.
+/// A stored piece, as its key tells it, or its frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Piece {
     from: u64,
     to: u64,
+    /// The key that its header names.
     key: String,
+    /// Where else it lies than under that key.
+    strip: Option<Place>,
+}
+
+/// A place in a strip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    strip: String,
+    object: Range<u64>,
 }
 
 /// Which segments of a lineage have tails.
@@ -52,6 +66,12 @@ pub(crate) struct TailNames {
 impl SourceArchive {
     /// Makes bytes of an open segment durable before it is sealed.
     pub async fn put_tail<P: Position>(&self, tail: &Tail<P>) -> Result<Put> {
+        let (key, facts) = self.tail_object(tail)?;
+        self.objects().put(Kind::Tail, &key, &facts, Payload::Raw(tail.bytes.clone())).await
+    }
+
+    /// Key and facts of the object that a tail becomes.
+    pub(crate) fn tail_object<P: Position>(&self, tail: &Tail<P>) -> Result<(String, TailFacts)> {
         let to = tail.from + tail.bytes.len() as u64;
         let name = &tail.segment.name;
         let key = self.layout().tail(&tail.lineage, name, tail.from, to);
@@ -67,8 +87,7 @@ impl SourceArchive {
         };
         // The same check that a reader makes.
         segment.clone().span::<P>(&key, to)?;
-        let facts = TailFacts { from: tail.from, to, segment };
-        self.objects().put(Kind::Tail, &key, &facts, Payload::Raw(tail.bytes.clone())).await
+        Ok((key, TailFacts { from: tail.from, to, segment }))
     }
 
     /// What the tails of a segment cover, as one span from its start; `None` if it has none that begins there.
@@ -76,7 +95,7 @@ impl SourceArchive {
     pub async fn tail_span<P: Position>(&self, lineage: &LineageId, name: &SegmentName) -> Result<Option<Span<P>>> {
         let Some(last) = joined(self.pieces(lineage, name).await?).pop() else { return Ok(None) };
         // What pruning removed since the listing was superseded.
-        let Some(header) = self.objects().header(&last.key).await? else { return Ok(None) };
+        let Some(header) = self.piece_header(&last).await? else { return Ok(None) };
         expect_kind(&header, Kind::Tail)?;
         header.facts::<TailFacts>()?.segment.span(&last.key, last.to).map(Some)
     }
@@ -106,7 +125,7 @@ impl SourceArchive {
         let pieces = joined(self.pieces(lineage, name).await?);
         let mut bytes = BytesMut::new();
         for piece in &pieces {
-            let object = self.objects().get(&piece.key).await?;
+            let object = self.piece(piece).await?;
             let object = object.ok_or_else(|| Error::corrupt(&piece.key, "it was listed and is gone"))?;
             expect_kind(&object.header, Kind::Tail)?;
             append(&mut bytes, piece, &object.raw)?;
@@ -158,18 +177,82 @@ impl SourceArchive {
     async fn pieces(&self, lineage: &LineageId, name: &SegmentName) -> Result<Vec<Piece>> {
         let entries = self.objects().list(&self.layout().segment_tails(lineage, name)).await?;
         let mut pieces = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let range = leaf(&entry.key).split_once('-');
-            let number = |text: &str| u64::from_str_radix(text, 16).ok();
-            let range = range.and_then(|(from, to)| Some((number(from)?, number(to)?)));
-            let Some((from, to)) = range.filter(|(from, to)| from < to) else {
-                return Err(Error::corrupt(&entry.key, "its name is not that of a tail"));
-            };
-            pieces.push(Piece { from, to, key: entry.key });
+        for Entry { key, .. } in entries {
+            match is_strip(&key) {
+                true => pieces.extend(self.pieces_of_strip(lineage, name, &key).await?),
+                false => pieces.push(piece_of_key(key)?),
+            }
         }
         pieces.sort_by_key(|piece| (piece.from, piece.to));
         Ok(pieces)
     }
+
+    async fn pieces_of_strip(&self, lineage: &LineageId, name: &SegmentName, strip: &str) -> Result<Vec<Piece>> {
+        // What pruning removed since the listing was superseded.
+        let Some(frames) = self.strip_frames(strip).await? else { return Ok(Vec::new()) };
+        if let Some(at) = frames.damaged.first() {
+            return Err(damaged_strip(strip, *at));
+        }
+        let piece = |Frame { from, to, object }| Piece {
+            from,
+            to,
+            key: self.layout().tail(lineage, name, from, to),
+            strip: Some(Place { strip: strip.to_owned(), object }),
+        };
+        Ok(frames.whole.into_iter().map(piece).collect())
+    }
+
+    async fn piece_header(&self, piece: &Piece) -> Result<Option<Header>> {
+        let Some(place) = &piece.strip else { return self.objects().header(&piece.key).await };
+        let Some(bytes) = self.objects().store().get_range(&place.strip, place.object.clone()).await? else {
+            return Ok(None);
+        };
+        let (header, _) = envelope::check_stored(&piece.key, Some(self.objects().archive()), &bytes)?;
+        Ok(Some(header))
+    }
+
+    async fn piece(&self, piece: &Piece) -> Result<Option<Object>> {
+        let Some(place) = &piece.strip else { return self.objects().get(&piece.key).await };
+        match self.objects().store().get_range(&place.strip, place.object.clone()).await? {
+            Some(bytes) => self.objects().open(&piece.key, bytes).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Reads one object of the source below any key and checks everything about it, of a strip all its tails; gives the bytes
+    /// of native content. `None` if it is gone.
+    pub async fn check_object(&self, key: &str) -> Result<Option<u64>> {
+        if !is_strip(key) {
+            return Ok(self.objects().get(key).await?.map(|object| object.header.raw_bytes));
+        }
+        let Some(frames) = self.strip_frames(key).await? else { return Ok(None) };
+        let mut native = 0;
+        for Frame { from, to, object } in frames.whole {
+            let tail = key.rsplit_once('/').map_or("", |(segment, _)| segment);
+            let place = Some(Place { strip: key.to_owned(), object });
+            let piece = Piece { from, to, key: format!("{tail}/{}", tail_name(from, to)), strip: place };
+            let object = self.piece(&piece).await?;
+            native += object.map_or(0, |object| object.header.raw_bytes);
+        }
+        match frames.damaged.first() {
+            Some(at) => Err(damaged_strip(key, *at)),
+            None => Ok(Some(native)),
+        }
+    }
+}
+
+fn piece_of_key(key: String) -> Result<Piece> {
+    let range = leaf(&key).split_once('-');
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let range = range.and_then(|(from, to)| Some((number(from)?, number(to)?)));
+    match range.filter(|(from, to)| from < to) {
+        Some((from, to)) => Ok(Piece { from, to, key, strip: None }),
+        None => Err(Error::corrupt(&key, "its name is not that of a tail")),
+    }
+}
+
+fn damaged_strip(key: &str, at: u64) -> Error {
+    Error::corrupt(key, format!("what lies at byte {at} is no tail"))
 }
 
 /// The fewest pieces that cover the most from offset 0 on without a hole; `pieces` are sorted by offset.
@@ -226,7 +309,10 @@ mod tests {
     use super::*;
 
     fn pieces(ranges: &[(u64, u64)]) -> Vec<Piece> {
-        ranges.iter().map(|(from, to)| Piece { from: *from, to: *to, key: format!("{from}-{to}") }).collect()
+        ranges
+            .iter()
+            .map(|(from, to)| Piece { from: *from, to: *to, key: format!("{from}-{to}"), strip: None })
+            .collect()
     }
 
     fn covered(ranges: &[(u64, u64)]) -> Vec<(u64, u64)> {

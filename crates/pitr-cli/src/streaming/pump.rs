@@ -1,14 +1,16 @@
 //! One connection: chunks in, sealed segments and tails out, the durable position back.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
-use pitr_archive::{SourceArchive, Tail};
+use pitr_archive::{SourceArchive, Strips, Tail};
 use pitr_core::ports::{Cut, LogChunk, LogStream, SealedSegment, SegmentStart};
 use pitr_core::{Engine, ErrorKind, LineageId};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::{Pace, Pulse, Stop, stopped};
@@ -38,6 +40,8 @@ pub struct Pump<'a, S: LogStream> {
     pulse: &'a Pulse,
     durable: &'a watch::Sender<Option<PositionOf<S>>>,
     open: Open,
+    /// Where tails go that somebody waits for, if the archive has such a place.
+    strips: Option<Arc<Strips>>,
     uploads: FuturesOrdered<BoxFuture<'static, Result<PositionOf<S>, Failure>>>,
     /// Group of the last sealed segment.
     group: Option<String>,
@@ -48,6 +52,8 @@ struct Open {
     bytes: BytesMut,
     /// How many of them are durable, or on their way.
     flushed: usize,
+    /// How many there were when that was last tried.
+    tried: usize,
     /// When the first of them came.
     since: Instant,
     /// When the last of them came.
@@ -71,8 +77,10 @@ impl<'a, S: LogStream> Pump<'a, S> {
     ) -> Self {
         let now = Instant::now();
         let (bytes, last_flush, sealed) = (BytesMut::new(), None, None);
-        let open = Open { bytes, flushed: 0, since: now, last_chunk: now, last_flush, sealed, may_cut: false };
-        Self { stream, archive, pace, pulse, durable, open, uploads: FuturesOrdered::new(), group: None }
+        let open =
+            Open { bytes, flushed: 0, tried: 0, since: now, last_chunk: now, last_flush, sealed, may_cut: false };
+        let strips = pace.flush_interval.is_zero().then(|| archive.strips()).flatten().map(Arc::new);
+        Self { stream, archive, pace, pulse, durable, open, strips, uploads: FuturesOrdered::new(), group: None }
     }
 
     /// Runs until the lineage ends, the service is to end, or something fails. Whatever was received by then is made
@@ -86,6 +94,11 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 return ending.unwrap_or(Ok(End::Stopped));
             }
             let (flush_at, cut_at) = (self.flush_at(), self.cut_at());
+            // Not by a timer, which has steps of a millisecond: a commit may be waiting.
+            if ending.is_none() && flush_at.is_some_and(|at| at <= Instant::now()) {
+                self.flush()?;
+                continue;
+            }
             let reading = ending.is_none() && self.uploads.len() < SEGMENTS_IN_FLIGHT;
             // An upload that hangs is the one thing that the watchdog is to see.
             if self.uploads.is_empty() {
@@ -100,6 +113,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.durable.send_replace(Some(stored?));
                     self.pulse.beat();
+                    // It is reported before the next upload begins.
+                    yield_now().await;
                 }
                 () = at(flush_at), if ending.is_none() && flush_at.is_some() => { self.flush()?; }
                 () = at(cut_at), if ending.is_none() && cut_at.is_some() => self.seal()?,
@@ -152,7 +167,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
     /// When the next tail is due. While sealed segments are on their way none is: it could not become durable before them.
     fn flush_at(&self) -> Option<Instant> {
         let interval = self.pace.flush_interval;
-        let waiting = self.open.flushed < self.open.bytes.len() && self.uploads.is_empty();
+        let waiting = self.open.tried < self.open.bytes.len() && self.uploads.is_empty();
         let due = self.open.last_flush.map_or_else(Instant::now, |last| last + interval);
         // Where a segment is full in less time than a tail may take, one would be stored for nothing, unless no more comes.
         let fast = self.open.sealed.is_some_and(|sealed| self.open.since < sealed + interval);
@@ -172,6 +187,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
             return Ok(false);
         }
         self.open.last_flush = Some(Instant::now());
+        self.open.tried = self.open.bytes.len();
         let so_far = self.stream.so_far();
         let segment = self.stream.open().clone();
         // Of a transaction that is not whole yet there is nothing to restore.
@@ -182,14 +198,15 @@ impl<'a, S: LogStream> Pump<'a, S> {
         let from = self.open.flushed as u64;
         self.open.flushed = self.open.bytes.len();
         let (archive, lineage) = (self.archive.clone(), self.stream.lineage().clone());
-        let end = so_far.end.clone();
+        let (strips, end) = (self.strips.clone(), so_far.end.clone());
         self.uploads.push_back(
             async move {
                 let tail = Tail { lineage, segment, from, bytes, so_far };
-                archive
-                    .put_tail(&tail)
-                    .await
-                    .during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
+                let stored = match strips {
+                    Some(strips) => strips.put(&tail).await,
+                    None => archive.put_tail(&tail).await,
+                };
+                stored.during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
                 Ok(end)
             }
             .boxed(),
@@ -206,7 +223,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
         let summary = self.stream.cut()?;
         let bytes = self.open.bytes.split().freeze();
         let sealed = Some(Instant::now());
-        self.open = Open { bytes: BytesMut::new(), flushed: 0, may_cut: false, sealed, ..self.open };
+        self.open = Open { bytes: BytesMut::new(), flushed: 0, tried: 0, may_cut: false, sealed, ..self.open };
         let segment = SealedSegment {
             lineage: self.stream.lineage().clone(),
             name,

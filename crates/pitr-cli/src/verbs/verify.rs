@@ -121,13 +121,13 @@ async fn read_objects(source: &SourceArchive, findings: &mut Findings, quiet: bo
     let bar = progress::bytes(&format!("verify {}", source.name().as_str()), quiet);
     bar.set_length(listed.iter().map(|entry| entry.bytes).sum());
     let mut read = futures::stream::iter(listed)
-        .map(|entry| async move { (source.objects().get(&entry.key).await, entry) })
+        .map(|entry| async move { (source.check_object(&entry.key).await, entry) })
         .buffer_unordered(VERIFY_CONCURRENCY);
     while let Some((object, entry)) = read.next().await {
         bar.inc(entry.bytes);
         findings.objects += 1;
         match object {
-            Ok(Some(object)) => findings.bytes += object.header.raw_bytes,
+            Ok(Some(bytes)) => findings.bytes += bytes,
             Ok(None) => findings.add(&entry.key, "listed, and not there any more"),
             Err(error) if error.kind() == ErrorKind::Integrity => {
                 findings.add(&entry.key, &Failure::from(error).message)
