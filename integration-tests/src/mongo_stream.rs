@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use mongodb::bson::Timestamp;
+use bson::Timestamp;
 
 use crate::postgres::succeed;
 use crate::{Pitr, Run, SOURCE, limits};

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use bson::{Document, Timestamp, doc};
 use integration_tests::mongo_load::{self, Load};
 use integration_tests::mongo_truth::{self, Truth};
 use integration_tests::mongodb::expect_equal;
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, wait_for_archive};
 use mongodb::Client;
-use mongodb::bson::{Document, Timestamp, doc};
 use rand::RngExt;
 
 /// The newest entry of the log that this client's server has.

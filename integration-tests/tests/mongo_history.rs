@@ -5,10 +5,10 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bson::{Document, Timestamp, doc};
 use integration_tests::mongo_truth::{self, Truth};
 use integration_tests::mongodb::{documents, expect_equal};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, succeed, wait_for_archive};
-use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};
 
 async fn newest(client: &Client) -> Result<Timestamp> {

@@ -5,13 +5,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use integration_tests::mongo_load::mixed_ids;
 use integration_tests::mongo_truth::Truth;
 use integration_tests::mongodb::expect_equal;
 use integration_tests::{Mongo, MongoSetup, Pitr, Run, SOURCE, Scratch, Streaming, wait_for_archive};
-use mongodb::bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
 use mongodb::{Client, Collection, Database};
 
 type Shape = for<'a> fn(&'a Client, Database, i32) -> BoxFuture<'a, Result<()>>;
@@ -139,7 +139,7 @@ async fn values_of_every_type(db: Database, round: i32) -> Result<()> {
     all.insert("undefined", Bson::Undefined);
     all.insert(
         "regex",
-        Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }),
+        Bson::RegularExpression(bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }),
     );
     all.insert("_id", round);
     let collection = db.collection::<Document>("all");

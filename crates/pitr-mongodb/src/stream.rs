@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use bson::{Timestamp as BsonTimestamp, doc, rawdoc};
 use bytes::Bytes;
 use futures::StreamExt;
-use mongodb::bson::{Timestamp as BsonTimestamp, doc, rawdoc};
 use mongodb::options::CursorType;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use pitr_core::ports::{Cut, LogChunk, LogStream, SegmentStart, SegmentSummary};
@@ -408,7 +408,7 @@ impl Heartbeat {
 }
 
 /// Writes a note into the log of the set. Returns its timestamp, or a later one.
-pub async fn write_note(settings: &Settings, data: mongodb::bson::Document) -> Result<Stamp> {
+pub async fn write_note(settings: &Settings, data: bson::Document) -> Result<Stamp> {
     let primary = Member::connect(settings, Prefer::Primary).await?;
     let doing = "writing a note into the oplog";
     let answer = primary.admin(doc! { "appendOplogNote": 1, "data": data }, doing).await?;

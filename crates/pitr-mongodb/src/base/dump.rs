@@ -1,7 +1,7 @@
 //! Reads one range of one collection into one part.
 
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use futures::TryStreamExt;
-use mongodb::bson::{self, Bson, Document, RawDocumentBuf, Timestamp, doc};
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
 
 use super::catalog::{Collection, CollectionId, data_path};

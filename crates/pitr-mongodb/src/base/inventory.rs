@@ -1,7 +1,7 @@
 //! Reads the catalog of a server as it was at one cluster time.
 
+use bson::{Bson, Document, doc, rawdoc};
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc, rawdoc};
 use tokio::time::{sleep, timeout};
 
 use super::catalog::{Collection, Kind, Read, uuid};
@@ -116,7 +116,7 @@ async fn committed(member: &Member, entry: OpTime) -> Result<bool> {
 /// True if no entry after `from` and up to `to` changes collections or indexes.
 async fn unchanged(member: &Member, from: Stamp, to: Stamp) -> Result<bool> {
     let doing = "looking for changes of the catalog";
-    let (from, to) = (mongodb::bson::Timestamp::from(from), mongodb::bson::Timestamp::from(to));
+    let (from, to) = (bson::Timestamp::from(from), bson::Timestamp::from(to));
     let command = rawdoc! {
         "find": "oplog.rs", "filter": { "ts": { "$gt": from, "$lte": to }, "op": "c" },
         "readConcern": { "level": "majority" },

@@ -164,7 +164,7 @@ impl BaseBackup for MongoBackup {
 
 /// Writes the catalog in parts that can each be read whole.
 async fn write_catalog<S: PartSink>(header: &Header, collections: &[Collection], into: &S) -> Result<()> {
-    let encode = |document: mongodb::bson::Document| {
+    let encode = |document: bson::Document| {
         document.to_vec().map_err(|error| Error::Base(format!("its catalog cannot be written: {error}")))
     };
     let mut part = encode(header.to_document())?;

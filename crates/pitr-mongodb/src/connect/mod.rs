@@ -7,7 +7,7 @@ mod command;
 mod query;
 mod settings;
 
-use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
+use bson::{Document, RawBsonRef, RawDocumentBuf, doc};
 use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;

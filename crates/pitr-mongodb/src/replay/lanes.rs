@@ -3,7 +3,7 @@
 //! All writes on one document take the same lane, so they stay in order; different documents do not depend on
 //! each other, since no unique index is in place yet. What depends on more than one document waits at a barrier.
 
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -154,8 +154,8 @@ pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawD
     let mut options = rawdoc! { "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
-        options.append(mongodb::bson::cstr!("allowAtomic"), false);
-        options.append(mongodb::bson::cstr!("alwaysUpsert"), false);
+        options.append(bson::cstr!("allowAtomic"), false);
+        options.append(bson::cstr!("alwaysUpsert"), false);
     }
     let operations = operations.map(RawDocument::as_bytes);
     let command = with_documents(&rawdoc! {}, "applyOps", operations, &options)?;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mongodb::bson::{Bson, Document, doc};
+use bson::{Bson, Document, doc};
 
 use crate::base::catalog::{Collection, CollectionId, Kind, Read};
 use crate::position::Stamp;

@@ -1,6 +1,6 @@
 //! Makes collections and views on the target, and their indexes at the end.
 
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 
 use crate::base::catalog::{Collection, Kind};
 use crate::connect::Member;

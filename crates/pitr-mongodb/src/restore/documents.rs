@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mongodb::bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
+use bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
 use tokio::sync::mpsc;

@@ -11,7 +11,7 @@ mod documents;
 pub mod server;
 pub mod target;
 
-use mongodb::bson::Document;
+use bson::Document;
 use pitr_core::ports::{BaseReader, Recovery, Restorer, SegmentReader};
 use pitr_core::{PortError, Span};
 

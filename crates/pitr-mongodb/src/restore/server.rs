@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use mongodb::bson::doc;
+use bson::doc;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
