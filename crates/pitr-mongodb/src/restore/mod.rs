@@ -6,6 +6,7 @@
 //! 4. Log is applied up to the cut ([`crate::replay`]).
 //! 5. Indexes are built, and the note of the restore is removed, last: before that nobody takes it for done.
 
+mod budget;
 mod collections;
 mod documents;
 pub mod server;
