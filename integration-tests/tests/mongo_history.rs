@@ -183,7 +183,7 @@ async fn an_index_that_is_being_built_while_a_base_is_taken_comes_only_if_it_is_
     };
     let (possible, impossible) = (build("a"), build("b"));
     let listed = doc! { "listIndexes": "all" };
-    while shop.run_command(&listed).await?.get_document("cursor")?.get_array("firstBatch")?.len() < 3 {
+    while shop.run_command(listed.clone()).await?.get_document("cursor")?.get_array("firstBatch")?.len() < 3 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     pitr.run(["backup", SOURCE])?.ok()?;
