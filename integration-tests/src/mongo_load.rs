@@ -1,8 +1,8 @@
 //! Clients that write to a replica set in every way that its log has a shape for.
 
 use anyhow::Result;
+use bson::{Bson, Decimal128, Document, Timestamp, doc, oid::ObjectId};
 use futures::future::try_join_all;
-use mongodb::bson::{Bson, Decimal128, Document, Timestamp, doc, oid::ObjectId};
 use mongodb::options::IndexOptions;
 use mongodb::{Client, Collection, IndexModel};
 use rand::rngs::StdRng;
@@ -64,8 +64,8 @@ pub fn mixed_ids() -> Vec<Bson> {
         Bson::MinKey,
         Bson::MaxKey,
         Bson::Timestamp(Timestamp { time: 5, increment: 5 }),
-        Bson::DateTime(mongodb::bson::DateTime::from_millis(-5)),
-        Bson::Binary(mongodb::bson::Binary { subtype: 0.into(), bytes: vec![0, 1, 2] }),
+        Bson::DateTime(bson::DateTime::from_millis(-5)),
+        Bson::Binary(bson::Binary { subtype: 0.into(), bytes: vec![0, 1, 2] }),
     ];
     ids.extend(decimal.map(Bson::Decimal128));
     ids

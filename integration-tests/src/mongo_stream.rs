@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, bail};
-use mongodb::bson::Timestamp;
+use anyhow::{Result, bail, ensure};
+use bson::Timestamp;
 
 use crate::postgres::succeed;
 use crate::{Pitr, Run, SOURCE, limits};
@@ -35,6 +35,19 @@ impl Streaming {
         command.envs(url.map(|url| ("PITR__SOURCES__MAIN__URL", url)));
         command.stdout(Stdio::null()).stderr(File::options().create(true).append(true).open(&log)?);
         Ok(Self { process: Some(command.spawn()?), log })
+    }
+
+    /// Waits until it, or one before it, has said so.
+    pub async fn wait_for_log(&self, text: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let log = std::fs::read_to_string(&self.log)?;
+            if log.contains(text) {
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < limits::ARCHIVE, "{text:?} is not in the log of the stream:\n{log}");
+            tokio::time::sleep(limits::POLL * 10).await;
+        }
     }
 
     /// Ends it in order: what it has read is durable afterwards.

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
+use bson::{Bson, DateTime, Document, Timestamp, doc};
 use futures::TryStreamExt;
 use mongodb::Client;
-use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc};
 
 /// Documents of one collection by their `_id`, which is told apart by its bytes.
 pub type Content = BTreeMap<Vec<u8>, Document>;

@@ -6,13 +6,13 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use bson::{Document, Timestamp, doc};
 use integration_tests::mongo_load::{self, Load};
 use integration_tests::mongo_truth::{self, Truth};
 use integration_tests::mongodb::expect_equal;
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, wait_for_archive};
 use mongodb::Client;
-use mongodb::bson::{Document, Timestamp, doc};
 use rand::RngExt;
 
 /// The newest entry of the log that this client's server has.
@@ -94,6 +94,33 @@ async fn writes_that_were_rolled_back_are_not_archived_and_tailing_survives_the_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_stands_still_is_left_for_another_one() -> Result<()> {
+    let scratch = Scratch::new("mongo-still")?;
+    let source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    let all = client.database("shop").collection::<Document>("all");
+    all.insert_one(doc! { "_id": "before" }).await?;
+    let tail = Streaming::start(&pitr)?;
+    let member = pitr.json(["backup", SOURCE])?["member"].as_str().unwrap().to_owned();
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    // It answers, and takes nothing from the others any more.
+    let primary = source.primary().await?;
+    let read = (0..3).find(|number| source.member(*number).is_ok_and(|m| m.host() == member)).unwrap();
+    ensure!(read != primary, "the primary is read");
+    source.member(read)?.connect().await?.database("admin").run_command(doc! { "fsync": 1, "lock": true }).await?;
+    all.insert_one(doc! { "_id": "after" }).await?;
+    let written = newest(&source.member(primary)?.connect().await?).await?;
+    tail.wait_for_log("stands still").await?;
+    wait_for_archive(&pitr, written).await?;
+    // A base is not taken from it either.
+    let other = pitr.json(["backup", SOURCE])?["member"].as_str().unwrap().to_owned();
+    ensure!(other != member, "{member} was read");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Result<()> {
     let scratch = Scratch::new("mongo-rollover")?;
     let setup = MongoSetup { oplog_mib: 16, ..MongoSetup::chosen() };
@@ -112,6 +139,21 @@ async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Resu
 
     let begun = Instant::now();
     let oplog = client.database("local").collection::<Document>("oplog.rs");
+    // Once more than half of what the log reaches back is not archived, a stream that begins says so.
+    let oldest = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await?.unwrap().get_timestamp("ts")?;
+    loop {
+        let behind = newest(&client).await?.time - known.time;
+        if behind > 12 && behind > known.time - oldest.time + 1 {
+            break;
+        }
+        client.database("admin").run_command(doc! { "appendOplogNote": 1, "data": {} }).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let mut tail = Streaming::start(&pitr)?;
+    tail.wait_for_log("more before log is lost: enlarge it with replSetResizeOplog").await?;
+    let known = newest(&client).await?;
+    wait_for_archive(&pitr, known).await?;
+    tail.stop()?;
     // Servers cut the log from time to time, in the background.
     while oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).await?.unwrap().get_timestamp("ts")? <= known {
         ensure!(begun.elapsed() < Duration::from_secs(120), "the oplog does not roll over");

@@ -5,10 +5,10 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use bson::{Document, Timestamp, doc};
 use integration_tests::mongo_truth::{self, Truth};
 use integration_tests::mongodb::{documents, expect_equal};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, succeed, wait_for_archive};
-use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};
 
 async fn newest(client: &Client) -> Result<Timestamp> {
@@ -159,6 +159,44 @@ impl Prepared {
     async fn abort(mut self) -> Result<()> {
         Ok(self.session.abort_transaction().await?)
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_is_being_built_while_a_base_is_taken_comes_only_if_it_is_completed() -> Result<()> {
+    let scratch = Scratch::new("mongo-building")?;
+    let arguments = ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec();
+    let source = Mongo::start(&scratch, "rs", &MongoSetup { arguments, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    let shop = client.database("shop");
+    for name in ["whole", "twice"] {
+        shop.collection("all").insert_one(doc! { "_id": name, "a": name, "b": 1 }).await?;
+    }
+    let mut tail = Streaming::start(&pitr)?;
+    let pause = |mode: &str| doc! { "configureFailPoint": "hangAfterStartingIndexBuild", "mode": mode };
+    client.database("admin").run_command(pause("alwaysOn")).await?;
+    let build = |field: &str| {
+        let index = doc! { "key": { field: 1 }, "name": field, "unique": true };
+        let (shop, command) = (shop.clone(), doc! { "createIndexes": "all", "indexes": [index] });
+        tokio::spawn(async move { shop.run_command(command).await })
+    };
+    let (possible, impossible) = (build("a"), build("b"));
+    let listed = doc! { "listIndexes": "all" };
+    while shop.run_command(listed.clone()).await?.get_document("cursor")?.get_array("firstBatch")?.len() < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    pitr.run(["backup", SOURCE])?.ok()?;
+    let during = newest(&client).await?;
+    client.database("admin").run_command(pause("off")).await?;
+    possible.await??;
+    ensure!(impossible.await?.is_err(), "two documents have one value");
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    tail.stop()?;
+    let target = restored(&scratch, &pitr, "during", &["--to", &optime(during)]).await?;
+    ensure!(target.catalog("shop").await?[0].get_array("indexes")?.len() == 1, "{:?}", target.catalog("shop").await?);
+    let target = restored(&scratch, &pitr, "target", &["--to", "latest"]).await?;
+    expect_equal(&source, &target).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,11 @@
 use std::fmt;
 
 use anyhow::{Context, Result, ensure};
+use bson::Timestamp;
 use integration_tests::mongo_load::{self, Load};
 use integration_tests::mongo_truth::{self, Moment, Truth};
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, optime, wait_for_archive};
-use mongodb::bson::Timestamp;
 use rand::RngExt;
 use rand::rngs::StdRng;
 

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use anyhow::{Context, Result, ensure};
+use bson::{Document, doc};
 use integration_tests::mongodb::{documents, run_script};
 use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, wait_for_archive};
 use mongodb::Client;
-use mongodb::bson::{Document, doc};
 
 const PASSWORD: &str = "a pass/word: @1";
 

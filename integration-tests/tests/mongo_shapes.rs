@@ -5,19 +5,19 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use integration_tests::mongo_load::mixed_ids;
 use integration_tests::mongo_truth::Truth;
 use integration_tests::mongodb::expect_equal;
 use integration_tests::{Mongo, MongoSetup, Pitr, Run, SOURCE, Scratch, Streaming, wait_for_archive};
-use mongodb::bson::{Bson, DateTime, Document, Timestamp, cstr, doc};
 use mongodb::{Client, Collection, Database};
 
 type Shape = for<'a> fn(&'a Client, Database, i32) -> BoxFuture<'a, Result<()>>;
 
 /// The promise, and what is written to prove it: in round 1 before the base, in round 2 after it.
-const SHAPES: [(&str, Shape); 18] = [
+const SHAPES: [(&str, Shape); 23] = [
     ("ids_of_every_type", |_, db, round| ids_of_every_type(db, round).boxed()),
     ("equal_ids_of_two_number_types", |_, db, round| equal_ids(db, round).boxed()),
     ("values_of_every_type", |_, db, round| values_of_every_type(db, round).boxed()),
@@ -35,7 +35,12 @@ const SHAPES: [(&str, Shape); 18] = [
     ("largest_documents", |_, db, round| largest_documents(db, round).boxed()),
     ("writes_after_becoming_capped", |_, db, round| becomes_capped(db, round).boxed()),
     ("expired_documents", |_, db, round| expired_documents(db, round).boxed()),
-    ("compatibility_version_changes", |client, db, round| compatibility(client, db, round).boxed()),
+    ("clustered_by_id", |_, db, round| clustered(db, round).boxed()),
+    ("images_of_changes", |_, db, round| images(db, round).boxed()),
+    ("stored_functions", |_, db, round| stored_functions(db, round).boxed()),
+    ("an_index_that_never_came", |_, db, round| impossible_index(db, round).boxed()),
+    ("output_of_aggregations", |_, db, round| output(db, round).boxed()),
+    ("names_with_dots_and_letters", |_, db, round| names(db, round).boxed()),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,8 +64,8 @@ async fn every_shape_of_the_log_comes_back_exactly() -> Result<()> {
     wait_for_archive(&pitr, last.at).await?;
     streaming.stop()?;
 
-    // A target that would delete what has expired every second.
-    let eager = MongoSetup { members: 0, cache_mib: 512, arguments: parameter("ttlMonitorSleepSecs=1"), ..setup };
+    // A set that would delete what has expired every second.
+    let eager = MongoSetup { arguments: parameter("ttlMonitorSleepSecs=1"), ..setup };
     let target = Mongo::start(&scratch, "target", &eager).await?;
     let run = pitr.run(["restore", SOURCE, "--to", "latest", "--target-url", &target.url()])?.with_code(3)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -75,7 +80,8 @@ async fn every_shape_of_the_log_comes_back_exactly() -> Result<()> {
     }
 
     // The same again as a directory, with a server that is started on it afterwards.
-    let dir = scratch.path().join("restored");
+    // Its path is longer than that of a socket may be.
+    let dir = scratch.path().join("restored".repeat(12));
     let bin = source.member(0)?.program().parent().unwrap().to_path_buf();
     let mut command = pitr.command(["restore", SOURCE, "--to", "latest", "--into"]);
     command.arg(&dir).arg("--bin-dir").arg(bin);
@@ -139,7 +145,7 @@ async fn values_of_every_type(db: Database, round: i32) -> Result<()> {
     all.insert("undefined", Bson::Undefined);
     all.insert(
         "regex",
-        Bson::RegularExpression(mongodb::bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }),
+        Bson::RegularExpression(bson::Regex { pattern: cstr!("a+").into(), options: cstr!("i").into() }),
     );
     all.insert("_id", round);
     let collection = db.collection::<Document>("all");
@@ -163,6 +169,9 @@ async fn updates_then_delete(db: Database, round: i32) -> Result<()> {
             all.delete_one(id).await?;
         }
     }
+    // Retried, these two would be answered from images that the server keeps.
+    all.find_one_and_update(doc! { "_id": round * 100 + 1 }, doc! { "$inc": { "n": 1 } }).await?;
+    all.find_one_and_delete(doc! { "_id": round * 100 + 2 }).await?;
     all.delete_many(doc! { "_id": { "$gt": round * 100 + 40 } }).await?;
     Ok(())
 }
@@ -289,6 +298,11 @@ async fn options_change(db: Database, round: i32) -> Result<()> {
     )
     .await?;
     db.run_command(doc! { "dropIndexes": "all", "index": "b" }).await?;
+    if is_since(&db, 6).await? {
+        for step in ["prepareUnique", "unique"] {
+            db.run_command(change(doc! { "keyPattern": { "a": 1 }, step: true })).await?;
+        }
+    }
     db.run_command(doc! { "convertToCapped": "all", "size": 100_000 }).await.map(drop)?;
     Ok(())
 }
@@ -329,13 +343,19 @@ async fn capped(db: Database, round: i32) -> Result<()> {
 }
 
 async fn time_series(db: Database, round: i32) -> Result<()> {
-    let version = db.run_command(doc! { "buildInfo": 1 }).await?.get_str("version")?.to_owned();
-    if version.starts_with("4.") {
+    if !is_since(&db, 5).await? {
         return Ok(());
     }
     let name = format!("weather{round}");
     let options = doc! { "timeField": "at", "metaField": "where", "granularity": "seconds" };
-    db.run_command(doc! { "create": &name, "timeseries": options }).await?;
+    db.run_command(doc! { "create": &name, "timeseries": options, "expireAfterSeconds": 1_000_000_000_i64 }).await?;
+    let index = doc! { "key": { "where": 1, "at": -1 }, "name": "by place" };
+    db.run_command(doc! { "createIndexes": &name, "indexes": [index] }).await?;
+    if round == 2 {
+        let change =
+            doc! { "collMod": "weather1", "timeseries": { "granularity": "minutes" }, "expireAfterSeconds": "off" };
+        db.run_command(change).await?;
+    }
     for name in (1..=round).map(|round| format!("weather{round}")) {
         let point = |n: i64| doc! { "at": DateTime::from_millis(1_700_000_000_000 + n * 1000), "where": n % 3, "t": n as f64 / 7.0 };
         db.collection(&name).insert_many((0..200).map(point)).await?;
@@ -405,17 +425,82 @@ async fn expired_documents(db: Database, round: i32) -> Result<()> {
     Ok(())
 }
 
-async fn compatibility(client: &Client, db: Database, round: i32) -> Result<()> {
+/// True for a server of this major version or a later one.
+async fn is_since(db: &Database, major: u32) -> Result<bool> {
     let version = db.run_command(doc! { "buildInfo": 1 }).await?.get_str("version")?.to_owned();
-    let steps = match version.split('.').next() {
-        Some("4") => ["4.2", "4.4"],
-        Some("5") => ["4.4", "5.0"],
-        _ => ["5.0", "6.0"],
-    };
-    for step in steps {
-        client.database("admin").run_command(doc! { "setFeatureCompatibilityVersion": step }).await?;
-        db.collection("all").insert_one(doc! { "_id": format!("{round}/{step}"), "n": 1 }).await?;
-        db.collection::<Document>("all").update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
+    Ok(version.split('.').next().and_then(|own| own.parse().ok()).is_some_and(|own: u32| own >= major))
+}
+
+async fn clustered(db: Database, round: i32) -> Result<()> {
+    if !is_since(&db, 6).await? {
+        return Ok(());
     }
+    let name = format!("all{round}");
+    let index = doc! { "key": { "_id": 1 }, "unique": true, "name": "by id" };
+    db.run_command(doc! { "create": &name, "clusteredIndex": index, "expireAfterSeconds": 1_000_000_000_i64 }).await?;
+    for name in (1..=round).map(|round| format!("all{round}")) {
+        let all = db.collection::<Document>(&name);
+        for id in mixed_ids().into_iter().filter(|id| !matches!(id, Bson::MinKey | Bson::MaxKey)) {
+            all.replace_one(doc! { "_id": &id }, doc! { "_id": &id, "round": round }).upsert(true).await?;
+        }
+        all.delete_one(doc! { "_id": "text" }).await?;
+    }
+    Ok(())
+}
+
+async fn images(db: Database, round: i32) -> Result<()> {
+    if !is_since(&db, 6).await? {
+        return Ok(());
+    }
+    let name = format!("all{round}");
+    db.run_command(doc! { "create": &name, "changeStreamPreAndPostImages": { "enabled": true } }).await?;
+    let all = db.collection::<Document>(&name);
+    all.insert_one(doc! { "_id": 1, "n": 1 }).await?;
+    all.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+    if round == 2 {
+        let change = doc! { "collMod": "all1", "changeStreamPreAndPostImages": { "enabled": false } };
+        db.run_command(change).await?;
+    }
+    Ok(())
+}
+
+async fn stored_functions(db: Database, round: i32) -> Result<()> {
+    let functions = db.collection::<Document>("system.js");
+    let code = Bson::JavaScriptCode(format!("function() {{ return {round}; }}"));
+    functions.insert_one(doc! { "_id": format!("f{round}"), "value": &code }).await?;
+    functions.update_one(doc! { "_id": "f1" }, doc! { "$set": { "value": code } }).await?;
+    Ok(())
+}
+
+/// The log tells of the begin and of the end of its building.
+async fn impossible_index(db: Database, round: i32) -> Result<()> {
+    db.collection("all").insert_many((0..5).map(|n| doc! { "_id": n + round * 10, "same": 1 })).await?;
+    let index = doc! { "key": { "same": 1 }, "name": format!("never{round}"), "unique": true };
+    let refused = db.run_command(doc! { "createIndexes": "all", "indexes": [index] }).await;
+    ensure!(refused.is_err(), "{refused:?}");
+    Ok(())
+}
+
+/// The server fills a collection under another name and renames it.
+async fn output(db: Database, round: i32) -> Result<()> {
+    let all = db.collection::<Document>("all");
+    all.insert_many((0..20).map(|n| doc! { "_id": n + round * 100, "n": n % 3 })).await?;
+    let group = doc! { "$group": { "_id": "$n", "count": { "$sum": 1 } } };
+    for last in [doc! { "$out": "counts" }, doc! { "$merge": { "into": "merged", "whenMatched": "replace" } }] {
+        all.aggregate([group.clone(), last]).await?;
+    }
+    Ok(())
+}
+
+async fn names(db: Database, round: i32) -> Result<()> {
+    for name in ["a.b", "a.b.c", "ümläut and space", "systems", "_x-1"] {
+        let all = db.collection::<Document>(name);
+        all.insert_one(doc! { "_id": round, "a.b": 1, "": 2, "$c": { "$d": 3 } }).await.map(drop).or_else(|error| {
+            // Before 5.0 a name of a field could not begin like that.
+            if error.to_string().contains("$c") { Ok(()) } else { Err(error) }
+        })?;
+        all.insert_one(doc! { "_id": -round, "in": { "a": { "": round } } }).await?;
+    }
+    db.run_command(doc! { "collMod": "a.b", "validationLevel": "moderate" }).await?;
     Ok(())
 }

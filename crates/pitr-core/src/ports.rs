@@ -139,7 +139,7 @@ pub enum PartKind {
 /// of the base is visible before the caller commits it (which is not part of this port).
 pub trait PartSink: Sync {
     /// An open part.
-    type Part: PartWriter;
+    type Part: PartWriter + 'static;
 
     /// Begins a part; a directory is finished at once.
     fn open(&self, part: PartInfo) -> impl Future<Output = Result<Self::Part, PortError>> + Send;

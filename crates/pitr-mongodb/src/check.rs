@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mongodb::bson::{Document, doc};
+use bson::{Document, doc};
 use pitr_core::{Finding, Severity};
 
 use crate::connect::{Member, Prefer, Settings, compatibility, lineage_facts, oplog_bounds};

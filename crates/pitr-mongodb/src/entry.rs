@@ -4,8 +4,8 @@
 //! `bsondump` reads it as it is. Nothing is copied here: an [`Entry`] borrows from the segment's bytes, and only
 //! the fields that a tail, a scan or a replay needs are looked at.
 
-use mongodb::bson::spec::BinarySubtype;
-use mongodb::bson::{RawBsonRef, RawDocument};
+use bson::spec::BinarySubtype;
+use bson::{RawBsonRef, RawDocument};
 use pitr_core::Timestamp;
 
 use crate::limits::MAX_ENTRY;
@@ -170,7 +170,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The operations of an `applyOps` entry.
-    pub fn operations(&self) -> Option<&'a mongodb::bson::RawArray> {
+    pub fn operations(&self) -> Option<&'a bson::RawArray> {
         self.o.get_array("applyOps").ok()
     }
 

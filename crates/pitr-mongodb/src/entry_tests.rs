@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
+use bson::{Bson, DateTime, Document, Timestamp, doc, spec::BinarySubtype};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,10 +23,8 @@ fn one(document: Document) -> (Vec<u8>, usize) {
 }
 
 fn in_session(mut document: Document, number: i64) -> Document {
-    document.insert(
-        "lsid",
-        doc! { "id": Bson::Binary(mongodb::bson::Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] }) },
-    );
+    document
+        .insert("lsid", doc! { "id": Bson::Binary(bson::Binary { subtype: BinarySubtype::Uuid, bytes: vec![7; 16] }) });
     document.insert("txnNumber", number);
     document
 }
@@ -40,7 +38,7 @@ fn meaning_of(document: Document, check: impl FnOnce(Meaning<'_>)) {
 fn an_entry_is_read_without_changing_a_byte() {
     let mut document = entry("u", "shop.orders", doc! { "$v": 2, "diff": { "u": { "a": 1 } } });
     document.insert("o2", doc! { "_id": 7 });
-    document.insert("ui", mongodb::bson::Uuid::from_bytes([9; 16]));
+    document.insert("ui", bson::Uuid::from_bytes([9; 16]));
     let (bytes, _) = one(document);
     let entry = Entry::decode(&bytes, 0).unwrap();
     assert_eq!(entry.raw.as_bytes(), bytes);

@@ -77,6 +77,18 @@ pub enum Error {
         /// The cut from which log was wanted.
         wanted: String,
     },
+    /// A member shows nothing new, though the set goes on.
+    #[error(
+        "{host} shows nothing after {at}, though {note} was written: it stands still, or a majority of the set does not have it"
+    )]
+    StandsStill {
+        /// The member that is tailed.
+        host: String,
+        /// The last entry that it gave.
+        at: String,
+        /// A note that the primary has.
+        note: String,
+    },
     /// The log holds something that this version cannot replay exactly.
     #[error("cannot replay {operation} at optime {at}: {why}")]
     Unreplayable {
@@ -227,7 +239,7 @@ impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Server { source, .. } => kind_of(&source.0),
-            Self::Silent { .. } | Self::Behind { .. } => ErrorKind::Unreachable,
+            Self::Silent { .. } | Self::Behind { .. } | Self::StandsStill { .. } => ErrorKind::Unreachable,
             Self::Answer { .. } | Self::Io { .. } | Self::Name(_) | Self::Replay { .. } => ErrorKind::Failed,
             Self::Entry(_) | Self::Base(_) => ErrorKind::Integrity,
             Self::Url(_) | Self::Position(_) => ErrorKind::Usage,
@@ -248,6 +260,7 @@ impl Classify for Error {
                 "take a new base with pitr backup; a larger oplog (replSetResizeOplog) bridges longer interruptions"
                     .to_owned(),
             ),
+            Self::StandsStill { .. } => Some("rs.status() shows which members are down, or lag".to_owned()),
             Self::Diverged { .. } => Some("a member was rolled back by force or restored: see its log".to_owned()),
             Self::Unreplayable { .. } => {
                 Some("choose a target before it, or a base that was taken after it".to_owned())

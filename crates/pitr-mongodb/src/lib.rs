@@ -29,6 +29,7 @@ pub mod engine;
 pub mod entry;
 pub mod error;
 pub mod grants;
+mod heartbeat;
 pub mod limits;
 pub mod note;
 pub mod position;

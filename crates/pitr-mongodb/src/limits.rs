@@ -38,6 +38,12 @@ pub const FIRST_LEAD: u32 = 60;
 /// Idle time of the log after which a note moves its end.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
+/// Time for a note to come to the stream; a member that has not shown it by then is left.
+pub const NOTE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A secondary that is further behind than this is not read while another member can be.
+pub const MEMBER_LAG: Duration = Duration::from_secs(10);
+
 /// How often a stream looks how much log it is away from the oldest entry.
 pub const WINDOW_CHECK: Duration = Duration::from_secs(30);
 
@@ -104,6 +110,9 @@ pub const BATCH_WRITES: usize = 1000;
 
 /// Bytes of writes that are sent at once, about. A command may have 48 MiB, a document 16 MiB.
 pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Bytes of batches on their way to the target; each is held about three times while it is sent.
+pub const BATCHES_MEMORY: usize = 16 << 20;
 
 /// Batches that wait for a lane.
 pub const QUEUED_BATCHES: usize = 1;

@@ -1,6 +1,6 @@
 //! What `pitr` writes into a source's oplog with `appendOplogNote`: heartbeats and named points.
 
-use mongodb::bson::{Document, doc};
+use bson::{Document, doc};
 
 use crate::entry::{Entry, Op};
 

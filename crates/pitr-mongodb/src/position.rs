@@ -5,7 +5,6 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
-use mongodb::bson;
 use pitr_core::ParsePositionError;
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use mongodb::bson::{DateTime, Document, Timestamp, doc};
+use bson::{DateTime, Document, Timestamp, doc};
 
 use super::*;
 use crate::note;

@@ -5,24 +5,22 @@
 //! secondaries find out that they have another history than their source.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
+use bson::{Timestamp as BsonTimestamp, doc, rawdoc};
 use bytes::Bytes;
 use futures::StreamExt;
-use mongodb::bson::{Timestamp as BsonTimestamp, doc, rawdoc};
 use mongodb::options::CursorType;
 use mongodb::raw_batch_cursor::{RawBatch, RawBatchCursor};
 use pitr_core::ports::{Cut, LogChunk, LogStream, SegmentStart, SegmentSummary};
 use pitr_core::{Facts, LineageId, PortError, SegmentName};
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::connect::{Member, Prefer, Settings, entry_at, first_from, last_of_term, lineage_facts, oplog_bounds};
 use crate::engine::Mongo;
 use crate::entry::Entry;
 use crate::error::{Doing, Error, Result};
-use crate::limits::{FIRST_LEAD, GROUP_SECONDS, HEARTBEAT, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE};
-use crate::note;
+use crate::heartbeat::Heartbeat;
+use crate::limits::{FIRST_LEAD, GROUP_SECONDS, MAX_CHUNK, TAIL_AWAIT, TAIL_BATCH, TAIL_SILENCE};
 use crate::position::{MongoPosition, OpTime, Stamp};
 use crate::scan::Tally;
 use crate::window::WindowWatch;
@@ -250,8 +248,16 @@ impl OplogStream {
                     return Err(behind(&self.member, wanted).await);
                 }
             }
-            self.heartbeat.beat_if_idle();
+            self.heartbeat.beat_if_idle().await;
+            if let Some(note) = self.heartbeat.overdue(self.end.stamp) {
+                return Err(self.stands_still(note));
+            }
         }
+    }
+
+    fn stands_still(&self, note: Stamp) -> Error {
+        let at = self.end.last_entry().map_or_else(|| self.end.to_string(), |last| last.to_string());
+        Error::StandsStill { host: self.member.host.clone(), at, note: note.to_string() }
     }
 
     fn last_wanted(&self) -> OpTime {
@@ -374,41 +380,8 @@ impl LogStream for OplogStream {
     }
 }
 
-/// Moves the end of an idle log, so that the archive can tell that nothing was written.
-///
-/// Servers do so too, every ten seconds at most; a note makes it seconds.
-struct Heartbeat {
-    settings: Settings,
-    last: Instant,
-    running: Option<JoinHandle<()>>,
-}
-
-impl Heartbeat {
-    fn new(settings: Settings) -> Self {
-        Self { settings, last: Instant::now(), running: None }
-    }
-
-    fn moved(&mut self) {
-        self.last = Instant::now();
-    }
-
-    fn beat_if_idle(&mut self) {
-        if self.last.elapsed() < HEARTBEAT || self.running.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        self.last = Instant::now();
-        let settings = self.settings.clone();
-        self.running = Some(tokio::spawn(async move {
-            // A help, not a duty: without the right to write notes, the server's own come later.
-            if let Err(error) = write_note(&settings, note::heartbeat()).await {
-                tracing::debug!(%error, "no heartbeat");
-            }
-        }));
-    }
-}
-
 /// Writes a note into the log of the set. Returns its timestamp, or a later one.
-pub async fn write_note(settings: &Settings, data: mongodb::bson::Document) -> Result<Stamp> {
+pub async fn write_note(settings: &Settings, data: bson::Document) -> Result<Stamp> {
     let primary = Member::connect(settings, Prefer::Primary).await?;
     let doing = "writing a note into the oplog";
     let answer = primary.admin(doc! { "appendOplogNote": 1, "data": data }, doing).await?;

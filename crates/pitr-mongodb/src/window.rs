@@ -21,7 +21,7 @@ impl WindowWatch {
     /// Watches the oplog of a member for a stream that begins here.
     pub fn start(member: Member, begin: Stamp) -> Self {
         let at = Arc::new(AtomicU64::new(begin.bits()));
-        let task = tokio::spawn(watch(member, Arc::clone(&at)));
+        let task = tokio::spawn(watch(member, begin, Arc::clone(&at)));
         Self { at, task }
     }
 
@@ -37,14 +37,16 @@ impl Drop for WindowWatch {
     }
 }
 
-async fn watch(member: Member, at: Arc<AtomicU64>) {
+async fn watch(member: Member, begin: Stamp, at: Arc<AtomicU64>) {
+    // How narrow it was at the begin is worth knowing, also if the stream has caught up meanwhile.
+    let mut first = Some(begin);
     let mut ticks = interval(WINDOW_CHECK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         // Only a look: what really is lost is told by the cursor, and so is a member that does not answer.
+        let at = first.take().unwrap_or_else(|| Stamp::from_bits(at.load(Ordering::Relaxed)));
         let Ok((oldest, newest)) = oplog_bounds(&member).await else { continue };
-        let at = Stamp::from_bits(at.load(Ordering::Relaxed));
         if let Some((behind, left)) = is_narrow(oldest.stamp, at, newest.stamp) {
             tracing::warn!(
                 "streaming is {behind} s behind, and the oplog of {} keeps {left} s more before log is lost: enlarge it with replSetResizeOplog",

@@ -3,7 +3,7 @@
 //! The catalog is a run of BSON documents, a [`Header`] first, then one [`Collection`] each, spread over the parts
 //! `catalog/0000.bson`, `catalog/0001.bson`, … of at most a MiB: `bsondump` reads them.
 
-use mongodb::bson::{self, Bson, Document, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 
 use crate::error::{Error, Result};
 use crate::position::{OpTime, Stamp};

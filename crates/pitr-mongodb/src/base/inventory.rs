@@ -1,12 +1,12 @@
 //! Reads the catalog of a server as it was at one cluster time.
 
+use bson::doc;
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc, rawdoc};
 use tokio::time::{sleep, timeout};
 
-use super::catalog::{Collection, Kind, Read, uuid};
+use super::catalog::Collection;
+use super::listing::Listing;
 use crate::connect::{Member, entry_at, last_before, oplog_bounds};
-use crate::entry::{Entry, Meaning, Op};
 use crate::error::{Doing, Error, Result};
 use crate::limits::{CATALOG_ATTEMPTS, COMMIT_POLL, COMMIT_TIMEOUT};
 use crate::position::{MongoPosition, OpTime, Stamp};
@@ -25,20 +25,22 @@ pub struct Inventory {
 /// Takes stock at a moment that a majority has.
 ///
 /// The server reads its catalog as it is now, not at a time. So the log is asked afterwards: if no command
-/// changed the catalog between the cluster time and the end of the reading, it was the same all along.
+/// changed the catalog between the cluster time and the end of the reading, it was the same all along. If one did, what
+/// it changed is listed again.
 pub async fn take(member: &Member) -> Result<Inventory> {
     // In this order: a transaction that is open at the cluster time either shows in the list, or began after it was read.
     let (_, before) = oplog_bounds(member).await?;
     let oldest = oldest_transaction(member).await?;
     let start = oldest.map_or(before.before(), |oldest| oldest.before().or_earlier(before.before()));
+    let mut listing = Listing::default();
     for _ in 0..CATALOG_ATTEMPTS {
         let (_, newest) = oplog_bounds(member).await?;
         let at = before_prepared(member, newest).await?;
-        let start = start.or_earlier(at.before());
-        let collections = collections(member).await?;
+        listing.read(member, at.stamp).await?;
         let last = last_applied(member).await?;
-        if committed(member, last).await? && unchanged(member, at.stamp, last.stamp).await? {
-            return Ok(Inventory { at, start, collections });
+        if committed(member, last).await? && listing.holds(member, last.stamp).await? {
+            let start = start.or_earlier(at.before());
+            return Ok(Inventory { at, start, collections: listing.into_collections() });
         }
     }
     Err(Error::Silent {
@@ -112,104 +114,6 @@ async fn committed(member: &Member, entry: OpTime) -> Result<bool> {
         seconds: COMMIT_TIMEOUT.as_secs(),
     })?
 }
-
-/// True if no entry after `from` and up to `to` changes collections or indexes.
-async fn unchanged(member: &Member, from: Stamp, to: Stamp) -> Result<bool> {
-    let doing = "looking for changes of the catalog";
-    let (from, to) = (mongodb::bson::Timestamp::from(from), mongodb::bson::Timestamp::from(to));
-    let command = rawdoc! {
-        "find": "oplog.rs", "filter": { "ts": { "$gt": from, "$lte": to }, "op": "c" },
-        "readConcern": { "level": "majority" },
-    };
-    let mut cursor = member.database("local").run_raw_cursor_command(command).batch().await.doing(doing)?;
-    while let Some(batch) = cursor.try_next().await.doing(doing)? {
-        for document in batch.doc_slices().doing(doing)? {
-            let document = document.map_err(|error| Error::answer(doing, error))?;
-            let document = document.as_document().ok_or_else(|| Error::answer(doing, "an entry is no document"))?;
-            if changes_catalog(&Entry::decode(document.as_bytes(), 0)?) {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
-}
-
-fn changes_catalog(entry: &Entry<'_>) -> bool {
-    let inner_command = || {
-        let operations = entry.operations().into_iter().flatten().flatten();
-        operations
-            .filter_map(|operation| operation.as_document())
-            .any(|operation| operation.get_str("op").is_ok_and(|op| op == "c"))
-    };
-    match (entry.op, entry.meaning()) {
-        (Op::Command("applyOps"), _) => inner_command(),
-        // What it did was said by its parts, which may lie before.
-        (Op::Command("commitTransaction"), _) => true,
-        (Op::Command("abortTransaction"), _) | (_, Meaning::Nothing) => false,
-        (Op::Command(_), _) => true,
-        _ => false,
-    }
-}
-
-/// Every collection that a base keeps.
-async fn collections(member: &Member) -> Result<Vec<Collection>> {
-    let mut found = Vec::new();
-    let databases = member.admin(doc! { "listDatabases": 1, "nameOnly": true }, "listing databases").await?;
-    let databases = databases.get_array("databases").map_err(|error| Error::answer("listing databases", error))?;
-    for database in databases.iter().filter_map(Bson::as_document) {
-        let db = database.get_str("name").map_err(|error| Error::answer("listing databases", error))?;
-        if !matches!(db, "local" | "config") {
-            of_database(member, db, &mut found).await?;
-        }
-    }
-    found.sort_by(|a, b| (&a.db, &a.name).cmp(&(&b.db, &b.name)));
-    Ok(found)
-}
-
-async fn of_database(member: &Member, db: &str, found: &mut Vec<Collection>) -> Result<()> {
-    let doing = format!("listing collections of {db}");
-    let database = member.database(db);
-    let mut cursor = database.run_cursor_command(doc! { "listCollections": 1 }).await.doing(&doing)?;
-    while let Some(listed) = cursor.try_next().await.doing(&doing)? {
-        let name = listed.get_str("name").map_err(|error| Error::answer(&doing, error))?.to_owned();
-        if !is_kept(db, &name) {
-            continue;
-        }
-        let id = listed.get_document("info").ok().and_then(|info| info.get("uuid")).and_then(uuid);
-        let kind = match listed.get_str("type") {
-            Ok("view") => Kind::View,
-            Ok("timeseries") => Kind::TimeSeries,
-            _ => Kind::Plain,
-        };
-        let options = listed.get_document("options").cloned().unwrap_or_default();
-        found.push(Collection {
-            indexes: match kind {
-                Kind::Plain => indexes(member, db, &name).await?,
-                Kind::View | Kind::TimeSeries => Vec::new(),
-            },
-            db: db.to_owned(),
-            name,
-            kind,
-            id,
-            options,
-            parts: 0,
-            read: Read::Snapshot,
-        });
-    }
-    Ok(())
-}
-
-/// Indexes that are complete. A collection that went away meanwhile has none; the log tells that it did.
-async fn indexes(member: &Member, db: &str, name: &str) -> Result<Vec<Document>> {
-    let doing = format!("listing indexes of {db}.{name}");
-    match member.database(db).run_cursor_command(doc! { "listIndexes": name }).await {
-        Ok(cursor) => cursor.try_collect().await.doing(doing),
-        Err(error) if crate::error::code(&error) == Some(NAMESPACE_NOT_FOUND) => Ok(Vec::new()),
-        Err(error) => Err(error).doing(doing),
-    }
-}
-
-const NAMESPACE_NOT_FOUND: i32 = 26;
 
 /// False for what a server keeps for itself, and what a target must have of its own.
 pub fn is_kept(db: &str, name: &str) -> bool {

@@ -12,6 +12,7 @@
 pub mod catalog;
 mod dump;
 pub mod inventory;
+mod listing;
 pub mod partition;
 
 use std::collections::BTreeMap;
@@ -115,23 +116,36 @@ impl MongoBackup {
             let snapshot = (can_snapshot && !collection.is_capped()).then_some(at);
             let ranges = partition::partitions(member, collection, id, size).await?;
             parts.insert(id, u32::try_from(ranges.len()).unwrap_or(u32::MAX));
-            let job = |partition| Job { collection, id, partition, snapshot, batch: size.batch() };
+            let job = |partition| Job {
+                db: collection.db.clone(),
+                ns: collection.ns(),
+                id,
+                plain_ids: collection.has_plain_ids(),
+                partition,
+                snapshot,
+                batch: size.batch(),
+            };
             jobs.extend(ranges.into_iter().map(job));
         }
-        let done = AtomicU64::new(0);
-        let report = |bytes| {
-            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if let Some(progress) = &self.progress {
-                progress(done, total.max(done));
-            }
-        };
+        let progress = self.counting(total);
         let mut reads: Vec<BoxFuture<'_, Result<(CollectionId, Outcome)>>> = Vec::with_capacity(jobs.len());
-        for job in &jobs {
-            reads.push(Box::pin(async { Ok((job.id, dump(member, job, into, &report).await?)) }));
+        for job in jobs {
+            let progress = Arc::clone(&progress);
+            reads.push(Box::pin(async move { Ok((job.id, dump(member, job, into, progress).await?)) }));
         }
         let outcomes: Vec<_> = stream::iter(reads).buffer_unordered(DUMP_CONNECTIONS).try_collect().await?;
-        drop(jobs);
         self.note(member, collections, &parts, &outcomes).await
+    }
+
+    /// Adds up what several readers have read.
+    fn counting(&self, total: u64) -> dump::Progress {
+        let (done, progress) = (AtomicU64::new(0), self.progress.clone());
+        Arc::new(move |bytes| {
+            let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+            if let Some(progress) = &progress {
+                progress(done, total.max(done));
+            }
+        })
     }
 
     async fn note(
@@ -164,7 +178,7 @@ impl BaseBackup for MongoBackup {
 
 /// Writes the catalog in parts that can each be read whole.
 async fn write_catalog<S: PartSink>(header: &Header, collections: &[Collection], into: &S) -> Result<()> {
-    let encode = |document: mongodb::bson::Document| {
+    let encode = |document: bson::Document| {
         document.to_vec().map_err(|error| Error::Base(format!("its catalog cannot be written: {error}")))
     };
     let mut part = encode(header.to_document())?;

@@ -4,8 +4,8 @@
 //! other there. A query (`$gte`) would compare within a type only and lose the others; bounds of the index
 //! itself (`min`, `max`) do not.
 
+use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
 
 use super::catalog::{Collection, CollectionId};
 use crate::connect::Member;

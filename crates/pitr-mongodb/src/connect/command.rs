@@ -1,6 +1,6 @@
 //! Large commands, put together without copying their documents more than once.
 
-use mongodb::bson::{RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, Result};
 
@@ -61,7 +61,7 @@ fn close(bytes: &mut Vec<u8>, begin: usize) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use mongodb::bson::{Document, doc, rawdoc};
+    use bson::{Document, doc, rawdoc};
 
     use super::with_documents;
 

@@ -7,7 +7,9 @@ mod command;
 mod query;
 mod settings;
 
-use mongodb::bson::{Document, RawBsonRef, RawDocumentBuf, doc};
+use std::time::Duration;
+
+use bson::{Bson, Document, RawBsonRef, RawDocumentBuf, doc};
 use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;
@@ -17,7 +19,7 @@ pub use self::query::{compatibility, entry_at, first_from, last_before, last_of_
 pub(crate) use self::query::{find_one, lineage_facts};
 pub use self::settings::Settings;
 use crate::error::{Doing, Error, Result};
-use crate::limits::{OLDEST_VERSION, QUERY_TIMEOUT};
+use crate::limits::{MEMBER_LAG, OLDEST_VERSION, QUERY_TIMEOUT};
 pub use pitr_net::Password;
 
 /// Which member of a set is wanted.
@@ -39,6 +41,8 @@ pub struct Member {
     pub set: Option<String>,
     /// True for a server that takes writes.
     pub writable: bool,
+    /// True unless it is a secondary that is cut off from its primary, or far behind the others.
+    pub current: bool,
     /// Version: major, minor, patch.
     pub version: (u32, u32, u32),
     /// All members that hold data, as the set knows them.
@@ -60,8 +64,7 @@ impl Member {
             at += 1;
             match Self::of(settings, &address).await {
                 Ok(member) => {
-                    let fits = direct || member.set.is_none() || member.writable == (prefer == Prefer::Primary);
-                    if fits {
+                    if direct || member.suits(prefer) {
                         return Ok(member);
                     }
                     for other in &member.members {
@@ -70,7 +73,8 @@ impl Member {
                             addresses.push(address);
                         }
                     }
-                    fallback = Some(member);
+                    // The primary has everything, whoever else does not.
+                    fallback = fallback.filter(|known| known.writable).or(Some(member));
                 }
                 // Another member may answer; if none does, the last error is told.
                 Err(error) => failure = Some(error),
@@ -115,6 +119,8 @@ impl Member {
             });
         }
         let text = |key: &str| hello.get_str(key).ok().map(str::to_owned);
+        let current =
+            writable || text("setName").is_none() || text("primary").is_some() && lag(&admin).await < MEMBER_LAG;
         let hosts = hello.get_array("hosts").ok().into_iter().flatten();
         let status = command(&admin, doc! { "connectionStatus": 1 }, &doing).await?;
         Ok(Self {
@@ -122,10 +128,19 @@ impl Member {
             host: text("me").unwrap_or_else(|| address.to_string()),
             set: text("setName"),
             writable,
+            current,
             version,
             members: hosts.filter_map(|host| host.as_str().map(str::to_owned)).collect(),
             users: users(&status),
         })
+    }
+
+    fn suits(&self, prefer: Prefer) -> bool {
+        match prefer {
+            _ if self.set.is_none() => true,
+            Prefer::Primary => self.writable,
+            Prefer::Secondary => !self.writable && self.current,
+        }
     }
 
     /// A database of this server.
@@ -164,6 +179,17 @@ impl Member {
         let (major, minor, patch) = self.version;
         format!("{major}.{minor}.{patch}")
     }
+}
+
+/// How far a secondary is behind the newest member that it knows of. None at all, if it does not say.
+async fn lag(admin: &Database) -> Duration {
+    let status = command(admin, doc! { "replSetGetStatus": 1 }, "asking how far a member is").await.unwrap_or_default();
+    let members = || status.get_array("members").into_iter().flatten().filter_map(Bson::as_document);
+    let at = |member: &Document| member.get_datetime("optimeDate").map_or(0, |date| date.timestamp_millis());
+    let own = members().find(|member| member.get_bool("self").unwrap_or(false)).map(at);
+    let newest = members().map(at).max();
+    let behind = own.zip(newest).map_or(0, |(own, newest)| newest - own);
+    Duration::from_millis(u64::try_from(behind).unwrap_or(0))
 }
 
 fn users(status: &Document) -> Vec<String> {

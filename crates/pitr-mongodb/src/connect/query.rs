@@ -1,7 +1,7 @@
 //! Small questions about a server's oplog and identity.
 
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt;
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use pitr_core::{Facts, LineageId};
 
 use super::Member;
@@ -43,7 +43,7 @@ pub async fn entry_at(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
 
 /// The first entry at or after a timestamp. The server seeks to it, whatever the size of the oplog.
 pub async fn first_from(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
-    let at = mongodb::bson::Timestamp::from(stamp);
+    let at = bson::Timestamp::from(stamp);
     let command = rawdoc! {
         "find": "oplog.rs", "filter": { "ts": { "$gte": at } }, "limit": 1, "singleBatch": true,
         "projection": { "ts": 1, "t": 1 },
@@ -55,7 +55,7 @@ pub async fn first_from(member: &Member, stamp: Stamp) -> Result<Option<OpTime>>
 
 /// The last entry of the same term, at or after this one.
 pub async fn last_of_term(member: &Member, entry: OpTime) -> Result<Option<OpTime>> {
-    let at = mongodb::bson::Timestamp::from(entry.stamp);
+    let at = bson::Timestamp::from(entry.stamp);
     let command = rawdoc! {
         "find": "oplog.rs", "filter": { "ts": { "$gte": at }, "t": entry.term }, "sort": { "$natural": -1 },
         "limit": 1, "singleBatch": true, "projection": { "ts": 1, "t": 1 }, "readConcern": { "level": "majority" },
@@ -66,7 +66,7 @@ pub async fn last_of_term(member: &Member, entry: OpTime) -> Result<Option<OpTim
 
 /// The last entry before a timestamp.
 pub async fn last_before(member: &Member, stamp: Stamp) -> Result<Option<OpTime>> {
-    let at = mongodb::bson::Timestamp::from(stamp);
+    let at = bson::Timestamp::from(stamp);
     let command = rawdoc! {
         "find": "oplog.rs", "filter": { "ts": { "$lt": at } }, "sort": { "$natural": -1 },
         "limit": 1, "singleBatch": true, "projection": { "ts": 1, "t": 1 }, "readConcern": { "level": "majority" },

@@ -3,7 +3,7 @@
 //! A command that an interrupted restore may have run is run again, on a target where nothing happened after it. To make
 //! a collection, to drop it, or to give it options is then the same once or twice; a rename shows that it was done.
 
-use mongodb::bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc};
 
 use super::lanes::send;
 use super::model::{Known, Model};

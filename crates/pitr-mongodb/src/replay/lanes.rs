@@ -3,13 +3,15 @@
 //! All writes on one document take the same lane, so they stay in order; different documents do not depend on
 //! each other, since no unique index is in place yet. What depends on more than one document waits at a barrier.
 
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
-use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, QUEUED_BATCHES};
+use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, QUEUED_BATCHES};
 use crate::position::OpTime;
 
 /// One write, ready to be sent.
@@ -24,7 +26,7 @@ pub struct Ready {
 }
 
 enum Message {
-    Batch(Vec<Ready>),
+    Batch(Vec<Ready>, OwnedSemaphorePermit),
     Barrier(oneshot::Sender<()>),
 }
 
@@ -38,7 +40,12 @@ struct Lane {
 /// All lanes.
 pub struct Lanes {
     lanes: Vec<Lane>,
+    /// Bytes that may be on their way on all of them together, in units of [`UNIT`].
+    room: Arc<Semaphore>,
 }
+
+const UNIT: usize = 1024;
+const ROOM: usize = BATCHES_MEMORY / UNIT;
 
 impl Lanes {
     /// Lanes to one target.
@@ -48,7 +55,7 @@ impl Lanes {
             let task = tokio::spawn(work(target.clone(), messages));
             Lane { queue, task, batch: Vec::new(), bytes: 0 }
         };
-        Self { lanes: (0..LANES).map(lane).collect() }
+        Self { lanes: (0..LANES).map(lane).collect(), room: Arc::new(Semaphore::new(ROOM)) }
     }
 
     /// Puts a write on the lane of its hash; waits while that lane is full.
@@ -58,12 +65,12 @@ impl Lanes {
         let bytes = ready.operation.as_bytes().len();
         // A document of the largest size fills a command by itself.
         if lane.bytes + bytes > BATCH_BYTES {
-            lane.send_batch().await?;
+            lane.send_batch(&self.room).await?;
         }
         lane.bytes += bytes;
         lane.batch.push(ready);
         if lane.batch.len() >= BATCH_WRITES || lane.bytes >= BATCH_BYTES {
-            lane.send_batch().await?;
+            lane.send_batch(&self.room).await?;
         }
         Ok(())
     }
@@ -72,7 +79,7 @@ impl Lanes {
     pub async fn barrier(&mut self) -> Result<()> {
         let mut waiting = Vec::with_capacity(self.lanes.len());
         for lane in &mut self.lanes {
-            lane.send_batch().await?;
+            lane.send_batch(&self.room).await?;
             let (done, wait) = oneshot::channel();
             lane.send(Message::Barrier(done)).await?;
             waiting.push(wait);
@@ -94,13 +101,18 @@ impl Drop for Lanes {
 }
 
 impl Lane {
-    async fn send_batch(&mut self) -> Result<()> {
+    async fn send_batch(&mut self, room: &Arc<Semaphore>) -> Result<()> {
         if self.batch.is_empty() {
             return Ok(());
         }
+        // What is larger than all of it goes alone.
+        let units = self.bytes.div_ceil(UNIT).clamp(1, ROOM);
+        let units = u32::try_from(units).map_err(|error| Error::answer("replaying", error))?;
+        let share = Arc::clone(room).acquire_many_owned(units).await;
+        let share = share.map_err(|error| Error::answer("replaying", error))?;
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.send(Message::Batch(batch)).await
+        self.send(Message::Batch(batch, share)).await
     }
 
     async fn send(&mut self, message: Message) -> Result<()> {
@@ -122,7 +134,10 @@ impl Lane {
 async fn work(target: Member, mut messages: mpsc::Receiver<Message>) -> Result<()> {
     while let Some(message) = messages.recv().await {
         match message {
-            Message::Batch(batch) => apply(&target, &batch).await?,
+            Message::Batch(batch, share) => {
+                apply(&target, &batch).await?;
+                drop((batch, share));
+            }
             // Whoever waited may have given up; that is no reason to fail.
             Message::Barrier(done) => drop(done.send(())),
         }
@@ -154,8 +169,8 @@ pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawD
     let mut options = rawdoc! { "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
-        options.append(mongodb::bson::cstr!("allowAtomic"), false);
-        options.append(mongodb::bson::cstr!("alwaysUpsert"), false);
+        options.append(bson::cstr!("allowAtomic"), false);
+        options.append(bson::cstr!("alwaysUpsert"), false);
     }
     let operations = operations.map(RawDocument::as_bytes);
     let command = with_documents(&rawdoc! {}, "applyOps", operations, &options)?;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mongodb::bson::{Bson, Document, doc};
+use bson::{Bson, Document, doc};
 
 use crate::base::catalog::{Collection, CollectionId, Kind, Read};
 use crate::position::Stamp;
@@ -86,6 +86,8 @@ impl Known {
                 // The way back is told as such, and as a value that an index cannot have.
                 ("forceNonUnique", _) => drop((index.remove("unique"), index.remove("prepareUnique"))),
                 ("hidden" | "unique" | "prepareUnique", Bson::Boolean(false)) => drop(index.remove(key)),
+                // What was prepared has come to be: an index cannot be both.
+                ("unique", _) => drop((index.insert(key.clone(), value.clone()), index.remove("prepareUnique"))),
                 _ => drop(index.insert(key.clone(), value.clone())),
             }
         }
@@ -182,6 +184,11 @@ mod tests {
         assert_eq!(known.indexes["y_1"].get_i64("expireAfterSeconds").unwrap(), 5);
         assert!(known.indexes["x_1"].get_bool("hidden").unwrap());
         known.change_index(&doc! { "name": "x_1", "hidden": false });
+        known.change_index(&doc! { "name": "y_1", "prepareUnique": true });
+        known.change_index(&doc! { "name": "y_1", "unique": true });
+        assert!(
+            known.indexes["y_1"].get_bool("unique").unwrap() && !known.indexes["y_1"].contains_key("prepareUnique")
+        );
         known.change_index(&doc! { "name": "x_1", "forceNonUnique": true });
         assert_eq!(known.indexes["x_1"], doc! { "v": 2, "key": { "x": 1 }, "name": "x_1" });
         known.drop_index(&Bson::from("x_1"));

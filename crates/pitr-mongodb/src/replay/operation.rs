@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use mongodb::bson::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, cstr};
 
 use crate::entry::{Entry, Op, uuid_of};
 use crate::limits::MAX_HASH_DEPTH;
@@ -124,7 +124,7 @@ fn hash_number<H: Hasher>(number: f64, state: &mut H) {
 mod tests {
     use std::hash::DefaultHasher;
 
-    use mongodb::bson::{Bson, Decimal128, doc};
+    use bson::{Bson, Decimal128, doc};
 
     use super::*;
 
@@ -152,13 +152,13 @@ mod tests {
     #[test]
     fn an_operation_goes_without_the_identifiers_of_the_source() {
         let operation = doc! {
-            "op": "u", "ns": "a.b", "ui": mongodb::bson::Uuid::from_bytes([1; 16]), "o": { "$v": 2 },
+            "op": "u", "ns": "a.b", "ui": bson::Uuid::from_bytes([1; 16]), "o": { "$v": 2 },
             "o2": { "shard": 7, "_id": 3 }, "stmtId": 1,
         };
         let bytes = operation.to_vec().unwrap();
         let write = Write::of_operation(RawDocument::from_bytes(&bytes).unwrap()).unwrap();
         assert_eq!(write.uuid, Some([1; 16]));
-        let sent: mongodb::bson::Document = write.to_operation("a.c").as_ref().try_into().unwrap();
+        let sent: bson::Document = write.to_operation("a.c").as_ref().try_into().unwrap();
         assert_eq!(sent, doc! { "op": "u", "ns": "a.c", "o": { "$v": 2 }, "o2": { "_id": 3 } });
     }
 }

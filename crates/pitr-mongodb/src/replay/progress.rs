@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use mongodb::bson::{Document, Timestamp, doc};
+use bson::{Document, Timestamp, doc};
 
 use crate::connect::Member;
 use crate::error::Result;

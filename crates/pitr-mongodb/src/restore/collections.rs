@@ -1,6 +1,6 @@
 //! Makes collections and views on the target, and their indexes at the end.
 
-use mongodb::bson::{Document, RawDocumentBuf, doc};
+use bson::{Document, RawDocumentBuf, doc};
 
 use crate::base::catalog::{Collection, Kind};
 use crate::connect::Member;
@@ -38,6 +38,12 @@ async fn make(target: &Member, collection: &Collection) -> Result<()> {
         command.remove(gone);
     }
     let result = if collection.name.starts_with("system.") {
+        // The log says which index on `_id` it has; without, it would be one of the old kind.
+        let of_id = |index: &&Document| index.get_str("name").is_ok_and(|name| name == "_id_");
+        if let Some(mut index) = collection.indexes.iter().find(of_id).cloned() {
+            index.remove("ns");
+            command.insert("idIndex", index);
+        }
         apply(target, &collection.db, command, &doing).await
     } else {
         target.run(&collection.db, command, &doing).await.map(drop)

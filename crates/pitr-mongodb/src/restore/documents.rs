@@ -8,16 +8,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mongodb::bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
+use bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::budget::{Budget, Share};
 use crate::base::catalog::{Collection, CollectionId, id_of_path};
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
-use crate::limits::{BATCH_BYTES, BATCH_WRITES, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
+use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
 use crate::replay::send;
 use crate::spill::{Piece, Spill};
 
@@ -26,6 +27,7 @@ struct Batch {
     db: String,
     name: String,
     bytes: Vec<u8>,
+    _share: Share,
 }
 
 /// Where a collection of the base goes to.
@@ -66,6 +68,7 @@ pub struct Documents {
     /// To whichever worker is free, and to the one that keeps the order; `None` when all has been sent.
     queues: Option<Queues>,
     tasks: Vec<JoinHandle<Result<()>>>,
+    budget: Arc<Budget>,
     documents: AtomicU64,
     bytes: AtomicU64,
 }
@@ -89,6 +92,7 @@ impl Documents {
             parts: Mutex::new(Parts { by_path: HashMap::new(), spill: Spill::new(REORDER_MEMORY) }),
             tasks: queues.map(|queue| tokio::spawn(work(target.clone(), queue, again))).collect(),
             queues: Some(Queues { any, ordered }),
+            budget: Arc::new(Budget::new(BATCHES_MEMORY)),
             documents: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         }
@@ -151,7 +155,9 @@ impl Documents {
         self.documents.fetch_add(documents, Ordering::Relaxed);
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let queue = self.queues.as_ref().map(|queues| if place.ordered { &queues.ordered } else { &queues.any });
-        let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes };
+        // Workers that give up leave their share, too.
+        let _share = Budget::share(&self.budget, bytes.len());
+        let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes, _share };
         let sent = queue.map(|queue| queue.blocking_send(batch));
         match sent {
             Some(Ok(())) => Ok(()),
@@ -243,7 +249,7 @@ async fn work(target: Member, batches: Shared, again: bool) -> Result<()> {
 
 const DUPLICATE_KEY: i32 = 11_000;
 
-async fn insert(target: &Member, batch: Batch, again: bool) -> Result<()> {
+async fn insert(target: &Member, mut batch: Batch, again: bool) -> Result<()> {
     let doing = format!("inserting into {}.{}", batch.db, batch.name);
     let (mut plain, mut exact) = (Vec::<&[u8]>::new(), Vec::<RawDocumentBuf>::new());
     let ns = format!("{}.{}", batch.db, batch.name);
@@ -277,7 +283,7 @@ async fn insert(target: &Member, batch: Batch, again: bool) -> Result<()> {
     let begin = rawdoc! { "insert": batch.name.as_str() };
     let command = with_documents(&begin, "documents", plain.into_iter(), &options)?;
     // It holds them now.
-    drop(batch.bytes);
+    drop(std::mem::take(&mut batch.bytes));
     let answer = target.run_raw(&batch.db, command, &doing).await?;
     for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
         if !(again && error.get_i32("code").is_ok_and(|code| code == DUPLICATE_KEY)) {

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use mongodb::bson::{Document, doc};
+use bson::{Document, doc};
 
 use super::*;
 

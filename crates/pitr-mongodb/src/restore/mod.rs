@@ -6,12 +6,13 @@
 //! 4. Log is applied up to the cut ([`crate::replay`]).
 //! 5. Indexes are built, and the note of the restore is removed, last: before that nobody takes it for done.
 
+mod budget;
 mod collections;
 mod documents;
 pub mod server;
 pub mod target;
 
-use mongodb::bson::Document;
+use bson::Document;
 use pitr_core::ports::{BaseReader, Recovery, Restorer, SegmentReader};
 use pitr_core::{PortError, Span};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use mongodb::bson::doc;
+use bson::doc;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
@@ -21,6 +21,9 @@ const MARKER: &str = "pitr.unfinished";
 const COMPLETE: &str = "complete";
 const SOCKET: &str = "pitr.sock";
 const LOG: &str = "pitr.log";
+/// Bytes of a directory's path in which the server can have its sockets: a path of one has 107 at most, and the server
+/// makes `mongodb-27017.sock` there.
+const MAX_SOCKET_DIR: usize = 80;
 /// Where a server writes its process number.
 const LOCK: &str = "mongod.lock";
 
@@ -28,6 +31,7 @@ const LOCK: &str = "mongod.lock";
 #[derive(Debug)]
 pub struct Server {
     dir: PathBuf,
+    sockets: Sockets,
     process: Child,
 }
 
@@ -50,22 +54,23 @@ impl Server {
     }
 
     async fn launch(dir: &Path, program: &Path) -> Result<Self> {
-        let socket = dir.join(SOCKET);
+        let sockets = Sockets::of(dir)?;
+        let socket = sockets.dir.join(SOCKET);
         let mut command = Command::new(program);
         command.arg("--dbpath").arg(dir).arg("--bind_ip").arg(&socket).arg("--logpath").arg(dir.join(LOG));
         // Documents must not expire while they are restored, and nobody else is to find the server.
         command.args(["--logappend", "--setParameter", "ttlMonitorEnabled=false", "--setParameter"]);
-        command.args(["diagnosticDataCollectionEnabled=false", "--unixSocketPrefix"]).arg(dir);
+        command.args(["diagnosticDataCollectionEnabled=false", "--unixSocketPrefix"]).arg(&sockets.dir);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = command.spawn().doing(format!("starting {}", program.display()))?;
-        let mut server = Self { dir: dir.to_owned(), process };
+        let mut server = Self { dir: dir.to_owned(), sockets, process };
         server.wait().await?;
         Ok(server)
     }
 
     /// How it is reached.
     pub fn settings(&self) -> Result<Settings> {
-        let socket = self.dir.join(SOCKET).to_string_lossy().replace('%', "%25").replace('/', "%2F");
+        let socket = self.sockets.dir.join(SOCKET).to_string_lossy().replace('%', "%25").replace('/', "%2F");
         Settings::parse(&format!("mongodb://{socket}/?directConnection=true"))
     }
 
@@ -76,7 +81,9 @@ impl Server {
                 return Err(self.failed(&format!("it ended with {status}")));
             }
             // Before the socket is there, looking for a server on it would take the driver's whole patience.
-            if self.dir.join(SOCKET).exists() && Member::connect(&self.settings()?, Prefer::Primary).await.is_ok() {
+            if self.sockets.dir.join(SOCKET).exists()
+                && Member::connect(&self.settings()?, Prefer::Primary).await.is_ok()
+            {
                 return Ok(());
             }
             if begun.elapsed() > SERVER_START {
@@ -134,6 +141,40 @@ impl Drop for Server {
             // Nothing can be done if it is gone by itself in this moment.
             let _ = self.process.kill();
             let _ = self.process.wait();
+        }
+    }
+}
+
+/// Where the server's sockets are: in its directory, or, if the path of that is too long for one, in a directory of their own.
+#[derive(Debug)]
+struct Sockets {
+    dir: PathBuf,
+    own: bool,
+}
+
+impl Sockets {
+    fn of(dir: &Path) -> Result<Self> {
+        if dir.as_os_str().len() <= MAX_SOCKET_DIR {
+            return Ok(Self { dir: dir.to_owned(), own: false });
+        }
+        let own = std::env::temp_dir().join(format!("pitr-{}", std::process::id()));
+        match fs::DirBuilder::new().mode(0o700).create(&own) {
+            // Left by another process that had this number.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                fs::remove_dir_all(&own).and_then(|()| fs::DirBuilder::new().mode(0o700).create(&own))
+            }
+            made => made,
+        }
+        .doing(format!("making {}", own.display()))?;
+        Ok(Self { dir: own, own: true })
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        if self.own {
+            // Sockets of a server that is gone: nobody misses them, or minds them.
+            let _ = fs::remove_dir_all(&self.dir);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mongodb::bson::{Bson, Document, doc};
+use bson::{Bson, Document, doc};
 use tokio::time::sleep;
 
 use crate::connect::{Member, find_one};

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use integration_tests::{Mongo, MongoSetup, Pitr, Scratch};
 use mongodb::Client;
-use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
 
 /// Clients that write at the same time.
 const CLIENTS: i64 = 4;

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bson::{Document, RawArrayBuf, RawDocument, doc, rawdoc};
 use futures::TryStreamExt;
 use futures::future::try_join_all;
 use integration_tests::{Pitr, SOURCE, Scratch, Streaming, wait_for_archive};
 use mongodb::Client;
-use mongodb::bson::{Document, RawArrayBuf, RawDocument, doc, rawdoc};
 
 use crate::Options;
 use crate::measure::{Cost, TIME, Table, cost, median, size};
@@ -90,7 +90,7 @@ async fn dump(client: &Client, into: &Path, documents: i64) -> Result<Duration> 
 async fn dump_range(client: Client, name: &str, (from, to): (i64, i64), file: PathBuf) -> Result<()> {
     let mut file = File::create(file)?;
     let command = doc! { "find": name, "filter": { "_id": { "$gte": from, "$lt": to } }, "hint": { "_id": 1 }, "batchSize": 2_000 };
-    let command = mongodb::bson::RawDocumentBuf::try_from(&command)?;
+    let command = bson::RawDocumentBuf::try_from(&command)?;
     let mut cursor = client.database(DB).run_raw_cursor_command(command).batch_size(2_000).batch().await?;
     while let Some(batch) = cursor.try_next().await? {
         for document in batch.doc_slices()? {

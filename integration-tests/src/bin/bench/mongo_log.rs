@@ -5,9 +5,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use integration_tests::{SOURCE, Scratch, optime, succeed, wait_for_archive};
 use mongodb::Client;
-use mongodb::bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use crate::Options;
 use crate::measure::{TIME, Table, cost, median};
@@ -133,7 +133,7 @@ fn operation(entry: &RawDocument) -> Result<RawDocumentBuf> {
     let mut operation =
         rawdoc! { "op": entry.get_str("op")?, "ns": entry.get_str("ns")?, "o": entry.get_document("o")?.to_owned() };
     if let Ok(o2) = entry.get_document("o2") {
-        operation.append(mongodb::bson::cstr!("o2"), o2);
+        operation.append(bson::cstr!("o2"), o2);
     }
     Ok(operation)
 }
