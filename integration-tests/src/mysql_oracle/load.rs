@@ -264,7 +264,7 @@ pub async fn check_nothing_left(server: &Mysql) -> Result<()> {
     let mut session = Session::open(server).await?;
     let status = if server.flavour() == Flavour::Mysql { "SHOW REPLICA STATUS" } else { "SHOW SLAVE STATUS" };
     ensure!(session.row(status).await?.is_none(), "the restored server has a configuration of replication");
-    let databases = session.rows("SHOW DATABASES LIKE 'pitr%'").await?;
+    let databases = session.rows("SHOW DATABASES LIKE 'pitr_restore'").await?;
     ensure!(databases.is_empty(), "a ledger of the restore is left");
     let scheduler = session.value("SELECT @@GLOBAL.event_scheduler").await?;
     ensure!(scheduler.as_deref() == Some("OFF"), "the event scheduler is {scheduler:?}");
