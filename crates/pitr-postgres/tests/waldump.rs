@@ -81,7 +81,8 @@ fn start_of(name: &str, size: SegmentSize) -> PgPosition {
 /// The workload left what it promises; a comparison of nothing would succeed.
 fn assert_coverage(records: &[Record]) {
     let count = |matches: fn(&Detail) -> bool| records.iter().filter(|record| matches(&record.detail)).count();
-    assert!(count(|detail| matches!(detail, Detail::Commit(settled) if !settled.prepared)) > 400);
+    // Six of seven of the clients' 440; more only where the server analyses tables meanwhile.
+    assert!(count(|detail| matches!(detail, Detail::Commit(settled) if !settled.prepared)) > 370);
     assert!(count(|detail| matches!(detail, Detail::Commit(settled) if settled.subtransactions > 0)) > 100);
     assert!(count(|detail| matches!(detail, Detail::Abort(_))) > 30);
     assert_eq!(count(|detail| matches!(detail, Detail::Prepare { .. })), 4);
