@@ -45,7 +45,7 @@ pub const STREAM_SEGMENT_AGE: std::time::Duration = std::time::Duration::from_se
 pub const FLUSH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Time without log after which a source that sent much of it has no more for the moment.
-pub const QUIET: std::time::Duration = std::time::Duration::from_millis(20);
+pub const QUIET: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// How often a stream without work gives a sign of life.
 pub const PULSE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);

@@ -172,7 +172,17 @@ impl<'a, S: LogStream> Pump<'a, S> {
         // Where a segment is full in less time than a tail may take, one would be stored for nothing, unless no more comes.
         let fast = self.open.sealed.is_some_and(|sealed| self.open.since < sealed + interval);
         let quiet = (self.open.last_chunk + QUIET).min(self.open.since + interval);
-        waiting.then(|| if fast { due.max(quiet) } else { due })
+        // Then its first tail keeps no distance to one of a segment before: whoever has caught up is not made to wait.
+        let first = self.open.last_flush.is_none_or(|last| last < self.open.since);
+        waiting.then(|| {
+            if !fast {
+                due
+            } else if first {
+                quiet
+            } else {
+                due.max(quiet)
+            }
+        })
     }
 
     /// When a segment that may end is too old to stay open.
