@@ -90,7 +90,8 @@ fn parse(text: &str, flavour: Flavour, file: u64) -> Result<Vec<Commit>> {
             ledger = line.contains("`oracle`.`ledger`");
             marks = line.contains("`pitr`.`mark`");
         } else if let (true, Some(name)) = (marks, line.strip_prefix("###   @1='")) {
-            commit.mark = Some(name.trim_end_matches('\'').to_owned());
+            // The tool writes a quote with a backslash.
+            commit.mark = Some(name.trim_end_matches('\'').replace("\\'", "'"));
             marks = false;
         } else if let (true, Some(id)) = (ledger, line.strip_prefix("###   @1=")) {
             commit.ids.insert(id.split_whitespace().next().unwrap_or_default().parse().context(line.to_owned())?);
