@@ -83,10 +83,12 @@ async fn the_account_is_enough(flavour: Flavour) -> Result<()> {
     let streamer = Streamer::start(&scratch, &pitr)?;
     pitr.run(["backup", "main"])?.ok()?;
     server.sql("CALL s_one.p()")?;
-    for name in ["before", "after"] {
-        pitr.run(["mark", "main", name])?.ok()?;
-    }
+    let marks = mark_in_every_form(&server, &pitr)?;
     binlogs::caught_up(&server, &pitr, &streamer).await?;
+    for name in marks {
+        let plan = pitr.json(["plan", "main", "--to", &format!("name:{name}")])?;
+        ensure!(plan["last_kept"]["transaction"].is_string(), "{name}: {plan}");
+    }
     let mut target = Mysql::create(&scratch, "b", &MysqlSetup::of(flavour).with_id(2))?;
     target.start().await?;
     // The target is reached over TCP, too, with a password of its own.
@@ -99,6 +101,27 @@ async fn the_account_is_enough(flavour: Flavour) -> Result<()> {
     ensure!(picture(&server).await? == picture(&target).await?, "the restored server differs");
     load::check_nothing_left(&target).await?;
     what_is_wrong_is_named(&server, &pitr)
+}
+
+/// As a row, as a statement, and compressed; one that the log would hide is refused.
+fn mark_in_every_form(server: &Mysql, pitr: &Pitr) -> Result<[&'static str; 3]> {
+    let mysql = server.flavour() == Flavour::Mysql;
+    let compress = if mysql { "binlog_transaction_compression" } else { "log_bin_compress" };
+    for (settings, name) in [
+        (String::new(), "row"),
+        ("SET GLOBAL binlog_format = STATEMENT".to_owned(), "statement"),
+        (format!("SET GLOBAL binlog_format = ROW; SET GLOBAL {compress} = ON"), "compressed"),
+    ] {
+        server.sql(&settings)?;
+        pitr.run(["mark", "main", name])?.ok()?;
+    }
+    if !mysql {
+        server.sql("SET GLOBAL log_bin_compress_min_len = 10")?;
+        let run = pitr.run(["mark", "main", "hidden"])?.with_code(6)?;
+        ensure!(run.text().contains("log_bin_compress_min_len is 10"), "{run}");
+    }
+    server.sql(&format!("SET GLOBAL {compress} = OFF"))?;
+    Ok(["row", "statement", "compressed"])
 }
 
 fn what_is_wrong_is_named(server: &Mysql, pitr: &Pitr) -> Result<()> {

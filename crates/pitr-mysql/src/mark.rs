@@ -219,6 +219,23 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_that_inserts_one_is_a_mark_and_one_that_looks_alike_is_none() {
+        // Thread, seconds, length of the database's name, error, length of the variables; no variables, no name.
+        let head = b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+        let query = |statement: &str| [&head[..], statement.as_bytes()].concat();
+        let mut marks = Marks::default();
+        for (statement, name) in [
+            ("INSERT INTO `pitr`.`mark` (`name`) VALUES (X'6974277320')", Some("it's ")),
+            ("INSERT INTO `pitr`.`mark` (`name`) VALUES (X'6')", None),
+            ("INSERT INTO `pitr`.`mark` (`name`) VALUES (X'61'), (X'62')", None),
+            ("INSERT INTO `shop`.`mark` (`name`) VALUES (X'61')", None),
+        ] {
+            see(&mut marks, Kind::QUERY, &query(statement));
+            assert_eq!(marks.take().as_deref(), name, "{statement}");
+        }
+    }
+
+    #[test]
     fn a_transaction_that_is_packed_is_looked_into() {
         let mut events = Vec::new();
         for (kind, body) in [(Kind::TABLE_MAP, map("pitr", "mark")), (Kind::WRITE_ROWS, ROW.to_vec())] {

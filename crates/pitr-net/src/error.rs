@@ -3,9 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-/// Names no server: whoever connects knows where to, and says so.
+/// Names no server: whoever connects knows where to, and says so. Exhaustive, so that no kind is lost where that is added.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// A URL does not say how to connect. Never repeats the URL: it might hold a secret.
     #[error("the connection URL is not usable: {0}")]

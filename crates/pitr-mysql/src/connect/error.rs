@@ -94,7 +94,6 @@ impl ConnectError {
             pitr_net::Error::Unreachable(source) => Self::Unreachable { target: target.to_string(), source },
             pitr_net::Error::Tls(source) => Self::Tls { target: target.to_string(), source },
             pitr_net::Error::Certificate { path, what } => Self::Certificate { path, what },
-            other => Self::Protocol { target: target.to_string(), what: other.to_string() },
         }
     }
 }
