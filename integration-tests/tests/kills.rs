@@ -80,13 +80,20 @@ impl World {
 async fn a_push_that_is_killed_loses_nothing_and_overwrites_nothing() -> Result<()> {
     let mut world = World::new("kill-push").await?;
     let killed = world.scratch.write("killed", "")?;
-    // `RANDOM` of bash differs from process to process; its seed comes from ours and the number of the kill.
+    let usual = world.scratch.write("usual", "20000")?;
+    // `RANDOM` of bash differs from process to process; its seed comes from ours and the number of the kill. A push is
+    // killed within the microseconds that the last whole one took, however fast the machine is.
     let script = format!(
         "RANDOM=$(( ({seed} + $(stat -c %s {killed}) + $$) % 32768 ))\n\
+         dice=$RANDOM\nprintf -v pause '%06d' $(( RANDOM * $(cat {usual}) / 32768 ))\n\
+         begun=${{EPOCHREALTIME/[.,]/}}\n\
          {push} &\npid=$!\n\
-         if (( RANDOM % 2 )); then sleep 0.0$(( 10 + RANDOM % 80 )); kill -9 $pid 2>/dev/null && echo -n k >> {killed}; fi\n\
-         wait $pid || exit 1\n",
+         if (( dice % 2 )); then sleep 0.$pause; kill -9 $pid 2>/dev/null && echo -n k >> {killed}; fi\n\
+         wait $pid || exit 1\n\
+         took=$(( ${{EPOCHREALTIME/[.,]/}} - begun ))\n\
+         (( dice % 2 )) || echo $(( took < 900000 ? took : 900000 )) > {usual}\n",
         seed = world.seed % 32768,
+        usual = usual.display(),
         killed = killed.display(),
         push = world.pitr.push_command().replace("%p", "\"$1\""),
     );
