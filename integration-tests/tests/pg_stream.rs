@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -117,6 +118,69 @@ async fn log_that_commits_waited_for_is_restored_whole_or_its_damage_is_named() 
     fs::write(strip, &whole)?;
     pitr.run(["verify", SOURCE])?.ok()?;
     ensure!(restored_rows(&scratch, &pitr, "restored").await? == (1..=40).collect(), "rows are lost");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_was_set_back_is_refused_after_it_has_passed_the_end_of_a_segment() -> Result<()> {
+    set_back("set-back-sealed", true).await
+}
+
+#[tokio::test]
+async fn a_server_that_was_set_back_is_refused_also_where_it_repeats_the_open_segment_in_the_same_lengths() -> Result<()>
+{
+    set_back("set-back-open", false).await
+}
+
+/// A snapshot of the data directory comes back, and the server writes other log at the positions of what is archived.
+async fn set_back(label: &str, sealed: bool) -> Result<()> {
+    let World { mut server, pitr, scratch } = world(label, &["autovacuum = off"], &[]).await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("streaming").await?;
+    pitr.run(["backup", SOURCE])?.ok()?;
+    insert(&server, 1).await?;
+    server.stop().await?;
+    streamer.terminate().await?;
+    let snapshot = scratch.path().join("snapshot");
+    let copied = Command::new("cp").arg("-a").args([server.data(), snapshot.as_path()]).status()?;
+    ensure!(copied.success(), "the directory was not copied");
+
+    server.start().await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    insert(&server, 2).await?;
+    if sealed {
+        server.execute("SELECT pg_switch_wal()").await?;
+    }
+    insert(&server, 3).await?;
+    streamer.catches_up(&server).await?;
+    let archived = server.value("SELECT pg_current_wal_lsn()").await?;
+    server.kill()?;
+    streamer.terminate().await?;
+    fs::remove_dir_all(server.data())?;
+    fs::rename(&snapshot, server.data())?;
+    let before = files(pitr.archive()?)?;
+
+    server.start().await?;
+    let mut streamer = Streamer::start(&scratch, &pitr)?;
+    streamer.says("the server only up to").await?;
+    // The same statements: only in the open segment the records lie where they lay before.
+    insert(&server, 12).await?;
+    if sealed {
+        server.execute("CREATE TABLE other (n int)").await?;
+        server.execute("SELECT pg_switch_wal()").await?;
+    }
+    for n in 13.. {
+        insert(&server, n).await?;
+        if server.value(&format!("SELECT pg_current_wal_lsn() > '{archived}'")).await? == "true" {
+            break;
+        }
+    }
+    streamer.says("is not the one that is archived").await?;
+    streamer.says("give the server a [sources.NAME] of its own").await?;
+    streamer.terminate().await?;
+    ensure!(files(pitr.archive()?)? == before, "something was archived of another log\n{}", streamer.log());
+    pitr.run(["verify", SOURCE])?.ok()?;
+    ensure!(restored_rows(&scratch, &pitr, "restored").await? == BTreeSet::from([1, 2, 3]), "not what was archived");
     Ok(())
 }
 
@@ -235,7 +299,7 @@ async fn the_stream_and_the_hook_make_the_same_objects() -> Result<()> {
 /// What the plain header of a segment says of its content.
 fn facts(pitr: &Pitr, name: &str) -> Result<String> {
     let find = pitr.archive()?.join(format!("s/{SOURCE}/log"));
-    let output = std::process::Command::new("find").arg(find).args(["-name", name]).output()?;
+    let output = Command::new("find").arg(find).args(["-name", name]).output()?;
     let path = String::from_utf8(output.stdout)?;
     let bytes = fs::read(path.trim()).with_context(|| format!("no object {name}"))?;
     let header = bytes.split(|byte| *byte == b'\n').nth(1).context("no header")?;

@@ -24,6 +24,7 @@ mod streaming;
 mod time;
 mod verbs;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -177,6 +178,8 @@ fn start_log(cli: &Cli) {
         _ => LevelFilter::DEBUG,
     };
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let log = log.with_ansi(!plain && std::io::stderr().is_terminal());
     match EnvFilter::try_from_env("PITR_LOG") {
         Ok(filter) => log.with_env_filter(filter).init(),
         Err(_) => log.with_max_level(level).init(),

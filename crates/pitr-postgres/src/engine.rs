@@ -26,6 +26,8 @@ pub mod facts {
     pub const XID_UNKNOWN: &str = "xid_unknown";
     /// Segment, span: offset of the first record that begins in it; absent if none does.
     pub const FIRST_RECORD: &str = "first_record";
+    /// Segment, span: LSN of the last record that begins in it; absent if none does, and in what older programs wrote.
+    pub const LAST_RECORD: &str = "last_record";
     /// Segment, span: `true` if the server went to `wal_level = minimal` in it.
     pub const WAL_MINIMAL: &str = "wal_minimal";
     /// Segment: `true` for the unfinished last segment of a timeline that was left.
@@ -78,9 +80,12 @@ impl Engine for Postgres {
     fn merge_facts(into: &mut Facts, next: &Facts) {
         // Offsets and names of single files mean nothing for what follows the first.
         into.remove(facts::PARTIAL);
+        // What follows may be of an older program, which does not say it.
+        into.remove(facts::LAST_RECORD);
         for (key, value) in next {
             match key.as_str() {
                 facts::FIRST_RECORD | facts::PARTIAL => {}
+                facts::LAST_RECORD => drop(into.insert(key.clone(), value.clone())),
                 facts::XID_MIN => keep(into, key, value, |old, new| new < old),
                 facts::XID_MAX => keep(into, key, value, |old, new| new > old),
                 _ => drop(into.entry(key.clone()).or_insert_with(|| value.clone())),

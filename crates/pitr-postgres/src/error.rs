@@ -4,6 +4,7 @@ use pitr_core::{Classify, ErrorKind, InvalidName, ParsePositionError, PortError}
 
 use crate::base::BaseError;
 use crate::connect::ConnectError;
+use crate::lsn::Lsn;
 use crate::position::PgPosition;
 use crate::restore::RestoreError;
 use crate::server::ServerError;
@@ -68,6 +69,14 @@ pub enum Error {
         /// What the server says.
         message: String,
     },
+    /// A server writes other log than it did before, at the same positions.
+    #[error("the log of the server is not the one that is archived up to {at}: {what}")]
+    OtherLog {
+        /// Where the archived log ends.
+        at: Lsn,
+        /// What differs.
+        what: String,
+    },
     /// A position could not be read.
     #[error(transparent)]
     Position(#[from] ParsePositionError),
@@ -100,7 +109,7 @@ impl Classify for Error {
             Self::Restore(error) => error.kind(),
             Self::Server(error) => error.kind(),
             Self::Port(error) => error.kind(),
-            Self::UnsupportedServer(_) => ErrorKind::Refused,
+            Self::UnsupportedServer(_) | Self::OtherLog { .. } => ErrorKind::Refused,
             Self::LogRemoved { .. } => ErrorKind::Absent,
         }
     }
@@ -124,6 +133,10 @@ impl Classify for Error {
             Self::Port(error) => error.hint(),
             Self::LogRemoved { .. } => Some(
                 "a replication slot (slot = \"pitr\" in the source) keeps log for a stream that is away; wal_keep_size does so up to a limit"
+                    .to_owned(),
+            ),
+            Self::OtherLog { .. } => Some(
+                "the server was set back to an earlier state, by a snapshot for instance, and has gone on from there: what is archived stays restorable; give the server a [sources.NAME] of its own, and take a base of it"
                     .to_owned(),
             ),
             Self::Position(_) | Self::Name(_) | Self::UnsupportedServer(_) => None,

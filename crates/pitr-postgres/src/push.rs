@@ -4,9 +4,11 @@
 //! decoded once on its way in: a file that could not be replayed is refused while the server still has the
 //! good copy, and what the planner needs to know later is noted in its header.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use pitr_core::ports::SealedSegment;
-use pitr_core::{LineageId, Span};
+use pitr_core::{LineageId, Span, Timestamp};
 
 use crate::engine::facts;
 use crate::error::Error;
@@ -15,7 +17,19 @@ use crate::lsn::{Lsn, SegmentSize, TimelineId};
 use crate::position::PgPosition;
 use crate::scan::Summary;
 use crate::segment::{SegmentNumber, Slice, WalFileName, slices};
-use crate::wal::{Damage, Decoder, Origin, PageHeader, Step, WalError, major_version};
+use crate::wal::{Damage, Decoder, Detail, Origin, PageHeader, Record, Step, WalError, major_version};
+
+/// An end of archived log that other log is to continue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seam {
+    /// Where it ends.
+    pub at: Lsn,
+    /// Where the last record begins that begins before that.
+    pub last_record: Lsn,
+    /// Time of the latest commit since the begin of its segment, where the log is read from there on and has one: what
+    /// happened once more after a server was set back may have records of the same lengths, but not at the same time.
+    pub latest_commit: Option<Timestamp>,
+}
 
 /// Checks one WAL file, fed in order and in pieces of any size; memory does not grow with the file.
 #[derive(Debug)]
@@ -30,6 +44,8 @@ pub struct FileCheck {
     /// The slice that the next byte belongs to.
     open: usize,
     fed: u64,
+    /// Seams that are still to come, in order.
+    seams: VecDeque<Seam>,
     /// Where the log of an unfinished file ends before its bytes do.
     ended: Option<String>,
 }
@@ -88,22 +104,39 @@ impl FileCheck {
         }
         let slices = slices.into_iter().map(|slice| CheckedSlice::new(slice, partial)).collect();
         let decoder = Decoder::new(origin);
-        Ok(Self { file: file.to_owned(), log, partial, size, timeline, decoder, slices, open: 0, fed: 0, ended: None })
+        let (file, seams) = (file.to_owned(), VecDeque::new());
+        Ok(Self { file, log, partial, size, timeline, decoder, slices, open: 0, fed: 0, seams, ended: None })
+    }
+
+    /// The same, for log that is to continue archived log at each of these seams, in order.
+    #[must_use]
+    pub fn continuing(self, seams: VecDeque<Seam>) -> Self {
+        Self { seams, ..self }
+    }
+
+    /// The seams that are not compared yet.
+    pub fn seams(&self) -> &VecDeque<Seam> {
+        &self.seams
     }
 
     /// Takes the next bytes of the file.
     ///
     /// # Errors
     /// [`Error::Rejected`] with page, position and reason at the first damage, or where the log ends before the
-    /// file does. In an unfinished (`.partial`) file both only mark the end of its log.
+    /// file does. In an unfinished (`.partial`) file both only mark the end of its log. [`Error::OtherLog`] at a seam
+    /// that it does not fit.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         let len = self.slice_len();
         while !bytes.is_empty() {
             // Slice by slice: what the header of one says does not depend on the bytes of the next.
             let room = usize::try_from(len - self.fed % len).unwrap_or(usize::MAX);
-            let (piece, rest) = bytes.split_at(room.min(bytes.len()));
+            let at = self.decoder.position();
+            let seam = self.seams.iter().find(|seam| seam.at > at).map(|seam| seam.at.since(at));
+            let seam = seam.and_then(|distance| usize::try_from(distance).ok()).unwrap_or(room);
+            let (piece, rest) = bytes.split_at(room.min(seam).min(bytes.len()));
             self.digest(piece);
             self.decode(piece)?;
+            self.compare_at_seam()?;
             if self.fed.is_multiple_of(len) {
                 self.end_slice();
             }
@@ -128,6 +161,7 @@ impl FileCheck {
         while self.ended.is_none() {
             match self.decoder.step(&mut piece) {
                 Ok(Step::Record(record)) => {
+                    self.compare_behind_seam(&record)?;
                     // One that began in an earlier slice was counted there, as one that is cut off.
                     if let Some(open) = self.slices.get_mut(self.open).filter(|open| open.slice.start.lsn <= record.lsn)
                     {
@@ -143,6 +177,51 @@ impl FileCheck {
                 Err(error) => return Err(self.damaged(error)),
             }
         }
+        Ok(())
+    }
+
+    /// Compares where a seam is reached, if a record has begun before it that was read from its begin.
+    fn compare_at_seam(&mut self) -> Result<(), Error> {
+        let (at, last) = (self.decoder.position(), self.decoder.last_begin());
+        match (self.seams.front().copied(), last) {
+            (Some(seam), Some(last)) if seam.at == at => {
+                self.compare_commit(seam).and_then(|()| self.compare(seam, last))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn compare_commit(&self, seam: Seam) -> Result<(), Error> {
+        let Some(archived) = seam.latest_commit else { return Ok(()) };
+        let found = self.slices.get(self.open).and_then(|open| open.summary.commits.max);
+        if found == Some(archived) {
+            return Ok(());
+        }
+        let found = found.map_or_else(|| "there is none".to_owned(), |time| format!("it is of {}", exact(time)));
+        let what = format!("its latest commit is of {} in the archive, on the server {found}", exact(archived));
+        Err(Error::OtherLog { at: seam.at, what })
+    }
+
+    /// Compares what a record behind a seam says of the one before it.
+    fn compare_behind_seam(&mut self, record: &Record) -> Result<(), Error> {
+        let last = match record.detail {
+            // It names the record before the one that a crash cut off.
+            Detail::OverwriteContrecord { lost, .. } => lost,
+            _ => record.prev,
+        };
+        match self.seams.front().copied() {
+            Some(seam) if seam.at <= record.lsn => self.compare(seam, last),
+            _ => Ok(()),
+        }
+    }
+
+    fn compare(&mut self, seam: Seam, found: Lsn) -> Result<(), Error> {
+        if found != seam.last_record {
+            let archived = seam.last_record;
+            let what = format!("its last record begins at {archived} in the archive, on the server at {found}");
+            return Err(Error::OtherLog { at: seam.at, what });
+        }
+        self.seams.pop_front();
         Ok(())
     }
 
@@ -356,6 +435,11 @@ fn segment_size(file: &str, len: u64, first: &[u8]) -> Result<SegmentSize, Error
         }
         _ => Ok(size),
     }
+}
+
+/// To the microsecond, in UTC.
+fn exact(time: Timestamp) -> impl std::fmt::Display {
+    time.format("%F %T%.6fZ")
 }
 
 fn rejected(file: &str, what: String, hint: &str) -> Error {

@@ -114,6 +114,8 @@ pub struct Summary {
     pub marks: u64,
     /// Position of the first record that begins in it.
     pub first_record: Option<Lsn>,
+    /// Position of the last record that begins in it, whole or not.
+    pub last_record: Option<Lsn>,
     /// Smallest and largest identifier of a transaction that ends in it, as numbers: after a wraparound the
     /// range is wider than need be, and never too narrow.
     pub xids: Option<(u32, u32)>,
@@ -127,6 +129,7 @@ impl Summary {
     /// Counts a record that begins in the segment.
     pub fn add(&mut self, record: &Record) {
         self.first_record.get_or_insert(record.lsn);
+        self.last_record = Some(record.lsn);
         match &record.detail {
             Detail::Commit(settled) => {
                 self.commits.count += 1;
@@ -148,6 +151,7 @@ impl Summary {
     /// info) or not even that is there. Where in doubt, only a scan can tell.
     pub fn add_cut_off(&mut self, begin: Lsn, kind: Option<(Resource, u8)>) {
         self.first_record.get_or_insert(begin);
+        self.last_record = Some(begin);
         match kind {
             None => (self.commits.open, self.xid_unknown, self.marks) = (true, true, self.marks + 1),
             Some((Resource(1), info)) => match info & 0x70 {
@@ -179,6 +183,9 @@ impl Summary {
         }
         if let Some(first) = self.first_record {
             facts.insert(facts::FIRST_RECORD.to_owned(), first.since(start).to_string());
+        }
+        if let Some(last) = self.last_record {
+            facts.insert(facts::LAST_RECORD.to_owned(), last.to_string());
         }
         for (key, is_set) in [(facts::XID_UNKNOWN, self.xid_unknown), (facts::WAL_MINIMAL, self.wal_minimal)] {
             if is_set {

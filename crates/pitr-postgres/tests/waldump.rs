@@ -186,6 +186,7 @@ fn compare_scans(files: &Files, records: &[Record], size: SegmentSize) {
                 assert_eq!(summary.commits.min, expected.iter().filter_map(|(_, time)| *time).min());
             }
             assert_eq!(summary.first_record, inside.first().map(|record| record.lsn));
+            assert_eq!(summary.last_record, inside.last().map(|record| record.lsn));
             commits_seen += known;
         }
     }

@@ -1,8 +1,12 @@
 //! Where a stream goes on: pure, from the server's history and the archive's catalog.
 
-use pitr_core::{Catalog, GapCause, LineageId};
+use std::collections::VecDeque;
+
+use pitr_core::{Catalog, GapCause, LineageId, Span};
+use pitr_postgres::engine::facts;
 use pitr_postgres::history::{self, TimelineHistory};
 use pitr_postgres::limits::SLICE;
+use pitr_postgres::push::Seam;
 use pitr_postgres::{Error, Lsn, PgPosition, SegmentSize, TimelineId};
 
 /// One timeline on the way to the one that the server is on.
@@ -64,6 +68,19 @@ pub fn next(hops: &[Hop], catalog: &Catalog<PgPosition>, size: SegmentSize, flus
             _ => return Some((index, at)),
         }
     }
+}
+
+/// What the log from `at` on must continue: the archived log that ends there, and the tails of the segment that begins there.
+/// What an older program archived says nothing of its last record.
+pub fn seams(catalog: &Catalog<PgPosition>, lineage: &LineageId, at: PgPosition) -> VecDeque<Seam> {
+    let sealed = catalog.spans.iter().filter(|span| span.lineage == *lineage && span.end == at);
+    let tails = catalog.tails.iter().filter(|tail| tail.lineage == *lineage && tail.start == at);
+    let seam = |span: &Span<PgPosition>, latest_commit| {
+        let last_record = span.facts.get(facts::LAST_RECORD)?.parse().ok()?;
+        Some(Seam { at: span.end.lsn, last_record, latest_commit })
+    };
+    let sealed = sealed.filter_map(|span| seam(span, None));
+    sealed.chain(tails.filter_map(|tail| seam(tail, tail.commits.max))).collect()
 }
 
 /// The begin of the first archived segment of a lineage that is missing; `None` if it has no log, base or gap at all.

@@ -1,8 +1,11 @@
 //! Where the log of a PostgreSQL source comes from: a walsender, on whatever timeline comes next.
 
+use std::collections::VecDeque;
+
 use pitr_archive::SourceArchive;
 use pitr_core::{Catalog, ErrorKind, Gap, GapCause, LineageId};
 use pitr_postgres::connect::Settings;
+use pitr_postgres::push::Seam;
 use pitr_postgres::replication::{ReplicationClient, SystemIdentity};
 use pitr_postgres::stream::{PgStream, StreamStart, oldest_log};
 use pitr_postgres::{PgPosition, Postgres, SegmentSize, TimelineId};
@@ -34,6 +37,8 @@ struct Situation {
     lineage: LineageId,
     /// Where to begin on it.
     at: PgPosition,
+    /// Ends of its archived log from there on.
+    seams: VecDeque<Seam>,
 }
 
 impl PgUpstream {
@@ -70,7 +75,8 @@ impl PgUpstream {
         let (hop, chosen, lsn) =
             chosen.ok_or_else(|| Failure::new(ErrorKind::Failed, "the server is on no timeline"))?;
         let (lineage, at) = (chosen.lineage.clone(), PgPosition::new(chosen.timeline, lsn));
-        Ok(Situation { identity, size, version, hops, catalog, hop, lineage, at })
+        let seams = resume::seams(&catalog, &lineage, at);
+        Ok(Situation { identity, size, version, hops, catalog, hop, lineage, at, seams })
     }
 }
 
@@ -95,6 +101,7 @@ impl Upstream for PgUpstream {
             segment_size: situation.size,
             system_id: situation.identity.system_id,
             slot: self.slot.clone(),
+            seams: situation.seams,
         };
         Ok(PgStream::begin(client, start, durable).await?)
     }
@@ -136,15 +143,15 @@ impl Situation {
     /// A server may not be where the archive already is: a standby that lags, or one that lost its last log.
     fn refuse_a_server_that_is_behind(&self) -> Result<(), Failure> {
         let SystemIdentity { timeline, flushed, .. } = self.identity;
-        if timeline != self.at.timeline || self.at.lsn <= flushed {
+        // Not only of sealed segments: what the server sent of an open one, it had.
+        let archived = self.seams.back().map_or(self.at.lsn, |seam| seam.at.max(self.at.lsn));
+        if timeline != self.at.timeline || archived <= flushed {
             return Ok(());
         }
-        let what = format!(
-            "the archive has the log of timeline {timeline} up to {}, the server only up to {flushed}",
-            self.at.lsn
-        );
+        let what =
+            format!("the archive has the log of timeline {timeline} up to {archived}, the server only up to {flushed}");
         Err(Failure::new(ErrorKind::Unreachable, what).next(
-            "a standby will catch up; a server that was set back to an earlier state must not go on on this timeline: restore it, or promote it to a new one",
+            "a standby will catch up; a server that was set back to an earlier state, by a snapshot for instance, needs a [sources.NAME] of its own and a base: what is archived here stays restorable",
         ))
     }
 

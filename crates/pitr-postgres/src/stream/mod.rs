@@ -9,6 +9,7 @@ mod probe;
 mod session;
 
 use std::collections::VecDeque;
+use std::mem;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pitr_core::ports::{Cut, LogChunk, LogStream, SegmentStart, SegmentSummary};
@@ -25,7 +26,7 @@ use crate::error::Error;
 use crate::limits::{LONG_PAGE_HEADER, STREAM_MESSAGES};
 use crate::lsn::{Lsn, SegmentSize};
 use crate::position::PgPosition;
-use crate::push::FileCheck;
+use crate::push::{FileCheck, Seam};
 use crate::replication::ReplicationClient;
 use crate::segment::{SegmentNumber, WalFileName, slices};
 
@@ -48,6 +49,8 @@ pub struct StreamStart {
     pub system_id: u64,
     /// The slot to use; it must exist.
     pub slot: Option<String>,
+    /// Ends of archived log that the server's is to continue, in order.
+    pub seams: VecDeque<Seam>,
 }
 
 /// The log of one timeline, from the begin of an archived segment on.
@@ -141,7 +144,8 @@ impl PgStream {
         if self.file.is_none() {
             let name = WalFileName::of(self.position(), self.start.segment_size).to_string();
             let size = self.start.segment_size.bytes();
-            self.file = Some(FileCheck::begin(&name, size, &bytes, Some(self.start.system_id))?);
+            let file = FileCheck::begin(&name, size, &bytes, Some(self.start.system_id))?;
+            self.file = Some(file.continuing(mem::take(&mut self.start.seams)));
         }
         if let Some(file) = &mut self.file {
             file.feed(&bytes)?;
@@ -232,8 +236,10 @@ impl LogStream for PgStream {
     fn so_far(&self) -> SegmentSummary<PgPosition> {
         let open = self.file.as_ref().and_then(FileCheck::open_slice).map(|(_, summary)| summary);
         let summary = open.unwrap_or_default();
+        // Nothing is stored beside what is archived before it is known to continue it.
+        let continues = self.file.as_ref().is_some_and(|file| file.seams().is_empty());
         SegmentSummary {
-            end: self.position(),
+            end: if continues { self.position() } else { self.open.start },
             commits: summary.commits.clone(),
             marks: summary.marks,
             facts: summary.facts(self.open.start.lsn),
@@ -260,6 +266,7 @@ impl PgStream {
         if self.at.segment_offset(self.start.segment_size) == 0
             && let Some(file) = self.file.take()
         {
+            self.start.seams.clone_from(file.seams());
             // The file as a whole, as the hook would have checked it.
             file.finish()?;
         }

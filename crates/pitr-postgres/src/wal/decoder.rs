@@ -171,6 +171,12 @@ impl Decoder {
         }
     }
 
+    /// Begin of the last record of which anything has been read, whole or not; `None` while there is only the rest of one
+    /// from before the origin.
+    pub fn last_begin(&self) -> Option<Lsn> {
+        self.open_record().map(|(begin, _)| begin).or(self.prev)
+    }
+
     /// True after a switch, until its segment ends.
     pub fn is_switched(&self) -> bool {
         self.state == State::Unused
