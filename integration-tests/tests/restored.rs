@@ -55,8 +55,10 @@ async fn nothing_outlives_the_directory_that_was_restored() -> Result<()> {
     let mut world = Stepped::new("leaves", 1).await?;
     // The worst that a source's own configuration can say: a server of it would run in the directory of the source.
     let data = format!("data_directory = '{}'", world.server.data().display());
+    let included = world.scratch.write("included.conf", &data)?;
+    let included = format!("include '{}'", included.display());
     let pid = format!("external_pid_file = '{}'", world.scratch.path().join("source.pid").display());
-    world.server.configure([data.as_str(), pid.as_str()])?;
+    world.server.configure([data.as_str(), included.as_str(), pid.as_str()])?;
     world.pitr.run(["backup", SOURCE])?.ok()?;
     for _ in 0..4 {
         world.step().await?;

@@ -74,6 +74,9 @@ const STALE: [&str; 14] = [
 /// The setting that sends a server to another directory than the one it is started for, which only a main file can hold.
 const DATA_DIRECTORY: &str = "data_directory";
 
+/// Lines that read in other files.
+const INCLUDES: [&str; 3] = ["include", "include_if_exists", "include_dir"];
+
 /// Targets that would contradict ours: the server accepts one kind only.
 const OTHER_TARGETS: [&str; 4] =
     ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
@@ -172,14 +175,30 @@ impl RecoverySettings<'_> {
         Ok(text)
     }
 
-    /// The source's own `postgresql.conf` where it names the data directory: without that line, since the server would run,
-    /// and recover, in the directory of the source instead of the restored one.
-    pub fn conf_of_here(&self) -> Option<String> {
-        let conf = self.conf?;
-        let names_it = |line: &str| key(line).is_some_and(|key| key.eq_ignore_ascii_case(DATA_DIRECTORY));
+    /// The source's own `postgresql.conf` where it names the data directory, or may do so by a file that it includes: the
+    /// server would run, and recover, in the directory of the source instead of the restored one, which is `into`. So the line
+    /// is taken out, and where others are read in, their word is not the last.
+    pub fn conf_of_here(&self, into: &Path) -> Result<Option<String>, RestoreError> {
+        let Some(conf) = self.conf else { return Ok(None) };
+        let is = |line: &str, names: &[&str]| {
+            key(line).is_some_and(|key| names.iter().any(|name| key.eq_ignore_ascii_case(name)))
+        };
+        let names_it = |line: &str| is(line, &[DATA_DIRECTORY]);
+        let includes = conf.lines().any(|line| is(line, &INCLUDES));
+        if !includes && !conf.lines().any(names_it) {
+            return Ok(None);
+        }
         let line =
             |line: &str| if names_it(line) { format!("# By pitr restore: {line}\n") } else { format!("{line}\n") };
-        conf.lines().any(names_it).then(|| conf.lines().map(line).collect())
+        let mut here: String = conf.lines().map(line).collect();
+        if includes {
+            let into = std::path::absolute(into).map_err(RestoreError::io("find", into))?;
+            here.push_str(
+                "# By pitr restore: an included file may name the directory of the source; the last line counts.\n",
+            );
+            here.push_str(&format!("{DATA_DIRECTORY} = {}\n", quoted(&into.to_string_lossy())?));
+        }
+        Ok(Some(here))
     }
 
     /// A `postgresql.conf` for a source that keeps its own outside the data directory.

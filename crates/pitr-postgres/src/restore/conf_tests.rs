@@ -101,7 +101,7 @@ fn settings_of_the_source_that_would_do_harm_are_gone() {
 #[test]
 fn the_restored_server_never_runs_in_the_directory_of_the_source() {
     let stop = || Stop::Before("2:0/5000028".parse().unwrap());
-    let here_of = |conf| with_settings(stop(), conf, "", |settings| settings.conf_of_here());
+    let here_of = |conf| with_settings(stop(), conf, "", |settings| settings.conf_of_here(Path::new("/new")).unwrap());
     let conf = "port = 5433\n#data_directory = 'x'\n Data_Directory = '/prod'   # ours\nwork_mem = '1MB'\n";
     let here = here_of(Some(conf)).unwrap();
     assert!(
@@ -112,6 +112,8 @@ fn the_restored_server_never_runs_in_the_directory_of_the_source() {
         here.contains("port = 5433\n") && here.contains("'/prod'") && here.contains("work_mem = '1MB'\n"),
         "{here}"
     );
-    assert_eq!(here_of(Some("port = 5433\n")), None);
+    let including = here_of(Some("data_directory = '/prod'\ninclude_dir 'conf.d'\n")).unwrap();
+    assert!(including.ends_with("\ndata_directory = '/new'\n"), "{including}");
+    assert_eq!(here_of(Some("port = 5433\n#include 'x'\n")), None);
     assert_eq!(here_of(None), None);
 }

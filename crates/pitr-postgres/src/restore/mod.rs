@@ -225,10 +225,12 @@ impl PgRestore {
                 warnings.push(format!("the source keeps {name} outside its data directory: a minimal one was written"));
             }
         }
-        if let Some(conf) = settings.conf_of_here() {
+        if let Some(conf) = settings.conf_of_here(&self.options.into)? {
             tree.replace("postgresql.conf", conf.as_bytes())?;
-            warnings
-                .push("postgresql.conf named the data directory of the source: that line is a comment now".to_owned());
+            warnings.push(
+                "postgresql.conf named the data directory of the source, or includes a file that may: see what pitr restore wrote there"
+                    .to_owned(),
+            );
         }
         tree.replace("postgresql.auto.conf", settings.auto_conf()?.as_bytes())?;
         tree.replace("recovery.signal", b"")?;
