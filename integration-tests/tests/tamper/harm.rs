@@ -115,6 +115,7 @@ pub fn kinds(archive: &Path) -> Result<BTreeMap<&'static str, Vec<String>>> {
             ["s", _, "lineage", ..] => "lineage",
             ["s", _, "log", ..] => "segment",
             ["s", _, "file", ..] => "file",
+            ["s", _, "tail", ..] => "tail",
             ["s", _, "rollup", ..] => "rollup",
             ["s", _, "pack", ..] => "pack",
             ["s", _, "base", _, "index", _] => "base_index",
