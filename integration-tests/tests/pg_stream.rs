@@ -178,6 +178,14 @@ async fn set_back(label: &str, sealed: bool) -> Result<()> {
     streamer.says("is not the one that is archived").await?;
     streamer.says("give the server a [sources.NAME] of its own").await?;
     streamer.terminate().await?;
+    // Nor does the hook hide what was streamed behind a whole segment.
+    let name = server.value("SELECT pg_walfile_name(pg_current_wal_lsn())").await?;
+    server.execute("SELECT pg_switch_wal()").await?;
+    if !sealed {
+        let path = server.data().join("pg_wal").join(name);
+        let pushed = pitr.run(["wal", "push", &path.to_string_lossy(), "--source", SOURCE])?;
+        ensure!(pushed.code != Some(0) && pushed.text().contains("is not the one that is archived"), "{pushed}");
+    }
     ensure!(files(pitr.archive()?)? == before, "something was archived of another log\n{}", streamer.log());
     pitr.run(["verify", SOURCE])?.ok()?;
     ensure!(restored_rows(&scratch, &pitr, "restored").await? == BTreeSet::from([1, 2, 3]), "not what was archived");

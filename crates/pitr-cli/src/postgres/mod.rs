@@ -7,7 +7,7 @@ mod check;
 pub mod fetch;
 pub mod lineage;
 mod restore;
-mod resume;
+pub mod resume;
 mod scan;
 pub mod spool;
 pub mod stream;

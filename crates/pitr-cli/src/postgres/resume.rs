@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pitr_core::{Catalog, GapCause, LineageId, Span};
+use pitr_core::{Catalog, GapCause, LineageId, Span, Timestamp};
 use pitr_postgres::engine::facts;
 use pitr_postgres::history::{self, TimelineHistory};
 use pitr_postgres::limits::SLICE;
@@ -75,12 +75,18 @@ pub fn next(hops: &[Hop], catalog: &Catalog<PgPosition>, size: SegmentSize, flus
 pub fn seams(catalog: &Catalog<PgPosition>, lineage: &LineageId, at: PgPosition) -> VecDeque<Seam> {
     let sealed = catalog.spans.iter().filter(|span| span.lineage == *lineage && span.end == at);
     let tails = catalog.tails.iter().filter(|tail| tail.lineage == *lineage && tail.start == at);
-    let seam = |span: &Span<PgPosition>, latest_commit| {
-        let last_record = span.facts.get(facts::LAST_RECORD)?.parse().ok()?;
-        Some(Seam { at: span.end.lsn, last_record, latest_commit })
-    };
     let sealed = sealed.filter_map(|span| seam(span, None));
-    sealed.chain(tails.filter_map(|tail| seam(tail, tail.commits.max))).collect()
+    sealed.chain(tails.filter_map(seam_of_tail)).collect()
+}
+
+/// What the log of a segment must be that has tails.
+pub fn seam_of_tail(tail: &Span<PgPosition>) -> Option<Seam> {
+    seam(tail, tail.commits.max)
+}
+
+fn seam(span: &Span<PgPosition>, latest_commit: Option<Timestamp>) -> Option<Seam> {
+    let last_record = span.facts.get(facts::LAST_RECORD)?.parse().ok()?;
+    Some(Seam { at: span.end.lsn, last_record, latest_commit })
 }
 
 /// The begin of the first archived segment of a lineage that is missing; `None` if it has no log, base or gap at all.
@@ -105,7 +111,7 @@ fn missing_from(catalog: &Catalog<PgPosition>, lineage: &LineageId, size: Segmen
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use pitr_core::{Base, BaseId, CommitBounds, Facts, Gap, SegmentName, Span, Timestamp};
+    use pitr_core::{Base, BaseId, CommitBounds, Facts, Gap, SegmentName};
 
     use super::*;
 

@@ -1,14 +1,15 @@
 //! `pitr wal push PATH`: `archive_command`. Returns only once the file is stored durably.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use pitr_archive::{Press, Pressed, Put, SourceArchive};
-use pitr_core::{ErrorKind, Facts};
+use pitr_core::{ErrorKind, Facts, LineageId};
 use pitr_postgres::push::{self, Checked, FileCheck};
-use pitr_postgres::{Postgres, TimelineId, WalFileName};
+use pitr_postgres::{PgPosition, Postgres, TimelineId, WalFileName};
 use serde_json::json;
 
 use crate::cli::WalPush;
@@ -17,6 +18,7 @@ use crate::context::{Context, Purpose};
 use crate::failure::{During, Failure};
 use crate::limits::{MAX_FILE_BYTES, PUSH_PIECE_BYTES};
 use crate::postgres::lineage::{self, Writer};
+use crate::postgres::resume;
 use crate::report::Report;
 
 /// Pushes one file.
@@ -67,6 +69,7 @@ async fn push_at_once(
     let lineage = lineage::of_writer(archive, writer(&checked), wal_dir(path)).await?;
     // An unfinished file without a whole record holds no log.
     let Some(slice) = checked.slices.first() else { return Ok(None) };
+    compare_with_tails(archive, &lineage, &checked, path, file).await?;
     let put = archive.put_pressed(&slice.span(lineage.clone()), pressed).await?;
     roll_up_if_group_begins(archive, &lineage, &checked).await;
     Ok(stored_bytes(put))
@@ -104,6 +107,7 @@ async fn push_in_slices(
     }
     let checked = finish(check, file)?;
     let lineage = lineage::of_writer(archive, writer(&checked), wal_dir(path)).await?;
+    compare_with_tails(archive, &lineage, &checked, path, file).await?;
     let mut stored = None;
     for slice in &checked.slices {
         let bytes = source.read(slice.slice.offset, slice.bytes)?;
@@ -113,6 +117,41 @@ async fn push_in_slices(
     }
     roll_up_if_group_begins(archive, &lineage, &checked).await;
     Ok(stored)
+}
+
+/// What a stream has archived of the file must be what is in it. Else the server was set back, and to store its log would
+/// hide commits that are archived.
+async fn compare_with_tails(
+    archive: &SourceArchive,
+    lineage: &LineageId,
+    checked: &Checked,
+    path: &Path,
+    file: &str,
+) -> Result<(), Failure> {
+    let mut seams = VecDeque::new();
+    for slice in &checked.slices {
+        match archive.tail_span::<PgPosition>(lineage, &slice.slice.name).await {
+            Ok(tail) => seams.extend(tail.as_ref().and_then(resume::seam_of_tail)),
+            // The server's log is the better copy, and must not pile up.
+            Err(error) => tracing::warn!(%error, file, "could not compare with the tails of this segment"),
+        }
+    }
+    if seams.is_empty() {
+        return Ok(());
+    }
+    let mut source = Source::open(path)?;
+    let (mut check, mut offset) = (None, 0);
+    while offset < source.len {
+        let piece = source.read(offset, PUSH_PIECE_BYTES.min(source.len - offset))?;
+        offset += piece.len() as u64;
+        let mut next = match check.take() {
+            Some(check) => check,
+            None => FileCheck::begin(file, source.len, &piece, None)?.continuing(std::mem::take(&mut seams)),
+        };
+        next.feed(&piece)?;
+        check = Some(next);
+    }
+    Ok(())
 }
 
 fn stored_bytes(put: Put) -> Option<u64> {
@@ -144,7 +183,7 @@ fn died(error: tokio::task::JoinError) -> Failure {
 
 /// The first segment of a group means that the one before is complete. A roll-up only saves reads, so that
 /// failing to write one is no failure of the push.
-async fn roll_up_if_group_begins(archive: &SourceArchive, lineage: &pitr_core::LineageId, checked: &Checked) {
+async fn roll_up_if_group_begins(archive: &SourceArchive, lineage: &LineageId, checked: &Checked) {
     let Some(first) = checked.slices.first() else { return };
     let group_bytes = pitr_postgres::limits::SEGMENTS_PER_GROUP * first.bytes;
     if first.slice.start.lsn.0 % group_bytes != 0 {
