@@ -271,6 +271,13 @@ async fn a_killed_restore_into_mariadb_goes_on_and_ends_exact() -> Result<()> {
     survives_kills(Flavour::Mariadb).await
 }
 
+/// Whether a restore has noted a step in the server.
+fn has_begun(target: &Mysql) -> Result<bool> {
+    let ledger =
+        "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'pitr_restore' AND table_name = 'steps'";
+    Ok(target.sql(ledger)? == "1" && target.sql("SELECT COUNT(*) FROM pitr_restore.steps")? != "0")
+}
+
 /// `kill -9` of pitr during backups leaves the source unlocked; during restores, what is done is not done again.
 async fn survives_kills(flavour: Flavour) -> Result<()> {
     let mut rng = generator(seed(&format!("kills-{}", flavour.engine())), 1);
@@ -300,14 +307,26 @@ async fn survives_kills(flavour: Flavour) -> Result<()> {
     // As one leaves it that is killed right after it has begun.
     target.sql("CREATE DATABASE pitr_restore")?;
     let url = target.url();
-    let mut kills = 0;
+    let skipped = place.server.sql(match flavour {
+        Flavour::Mysql => {
+            "SELECT CONCAT('gtid:', @@server_uuid, ':', REGEXP_SUBSTR(@@GLOBAL.gtid_executed, '[0-9]+$'))"
+        }
+        Flavour::Mariadb => "SELECT CONCAT('gtid:', @@GLOBAL.gtid_binlog_pos)",
+    })?;
+    let (mut kills, mut refused) = (0, 0);
     loop {
         let said = place.scratch.path().join(format!("restore{kills}.log"));
         let mut restore = place.pitr.command(["restore", "main", "--to", "latest", "--target-url", &url]);
         let mut child = restore.stdout(Stdio::null()).stderr(std::fs::File::create(&said)?).spawn()?;
-        // The first kill comes early: some machines need less than a second for all of it.
-        let patience = Duration::from_millis(rng.random_range(100..if kills == 0 { 200 } else { 1_500 }));
-        tokio::time::sleep(patience).await;
+        match kills {
+            // The first kill comes as soon as there is something to go on with: some machines need less than a second for it all.
+            0 => {
+                while child.try_wait()?.is_none() && !has_begun(&target)? {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+            _ => tokio::time::sleep(Duration::from_millis(rng.random_range(100..1_500))).await,
+        }
         if child.try_wait()?.is_some() || kills == 8 {
             let status = child.wait()?;
             let said = std::fs::read_to_string(&said)?;
@@ -319,9 +338,15 @@ async fn survives_kills(flavour: Flavour) -> Result<()> {
         child.kill()?;
         child.wait()?;
         kills += 1;
+        if has_begun(&target)? {
+            let args = ["restore", "main", "--to", "latest", "--target-url", &url, "--skip", &skipped];
+            let other = place.pitr.run(args)?;
+            ensure!(other.code != Some(0) && other.text().contains("with another plan"), "{other}");
+            refused += 1;
+        }
     }
     eprintln!("{}: {kills} kills", flavour.engine());
-    ensure!(kills > 0, "it was never killed");
+    ensure!(kills > 0 && refused > 0, "it was killed {kills} times, and another restore was refused {refused} times");
     for table in ["ledger", "account", "parent", "child", "keyless", "bulk", "still"] {
         let sum = |server: &Mysql| server.sql(&format!("CHECKSUM TABLE oracle.{table} EXTENDED"));
         ensure!(sum(&place.server)? == sum(&target)?, "oracle.{table} differs after {kills} kills");

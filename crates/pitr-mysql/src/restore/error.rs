@@ -101,7 +101,7 @@ impl Classify for RestoreError {
         let hint = match self {
             Self::NotEmpty(_) => "restore into a server without databases of its own; nothing was touched",
             Self::OtherPlan => {
-                "repeat the restore with the same base and target to go on, or DROP DATABASE pitr_restore and all others first"
+                "repeat the restore with the same base, target and --skip to go on, or DROP DATABASE pitr_restore and all others first"
             }
             Self::DirectoryNotEmpty { .. } => "give a directory that is empty or does not exist; nothing was touched",
             Self::Busy(_) => "wait for it to end",

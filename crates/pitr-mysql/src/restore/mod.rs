@@ -70,7 +70,7 @@ pub async fn restore_into<R: SegmentReader + BaseReader>(
     from: &R,
 ) -> Result<RestoreReport, Error> {
     let dump = read_dump(&recovery.base, from).await?;
-    let claim = Claim::take(into, &dump, &fingerprint(recovery))?;
+    let claim = Claim::take(into, &dump, &fingerprint(recovery, &skip))?;
     claim.initialize(&dump)?;
     let server = claim.start(&dump).await?;
     let options = RestoreOptions {
@@ -125,7 +125,7 @@ impl MyRestore {
         let log = Log::new(recovery, start)?;
         let mut admin = self.session().await?;
         let flavour = check_fit(&mut admin, &dump).await?;
-        let resumed = ledger::open(&mut admin, &fingerprint(recovery)).await?;
+        let resumed = ledger::open(&mut admin, &fingerprint(recovery, &self.options.skip)).await?;
         tuned::set(&mut admin, flavour, log.has_domains).await?;
 
         let spool = Arc::new(Spool::create(&self.options.spool_below)?);
@@ -299,8 +299,12 @@ async fn make_accounts(session: &mut Sql, definitions: &std::path::Path) -> Resu
 }
 
 /// What makes two restores the same restore: an interrupted one may only be gone on with by itself.
-fn fingerprint(recovery: &Recovery<BinlogPosition>) -> String {
+fn fingerprint(recovery: &Recovery<BinlogPosition>, skip: &HashSet<Gtid>) -> String {
     use sha2::Digest;
-    let text = format!("{} {} {} {:?}", recovery.base, recovery.lineage, recovery.cut, recovery.stop);
+    let mut text = format!("{} {} {} {:?}", recovery.base, recovery.lineage, recovery.cut, recovery.stop);
+    // The server may have taken one for applied, or may have applied it.
+    let mut skip: Vec<String> = skip.iter().map(Gtid::to_string).collect();
+    skip.sort();
+    skip.iter().for_each(|gtid| text.push_str(&format!(" without {gtid}")));
     hex::encode(sha2::Sha256::digest(text))
 }
