@@ -122,12 +122,16 @@ async fn fill(server: &Mysql) -> Result<()> {
     )?;
     if !maria {
         server.sql(
-            "CREATE TABLESPACE shared ADD DATAFILE 'shared.ibd'; CREATE TABLE `d-b.x`.spaced (a INT PRIMARY KEY) TABLESPACE shared;
+            r#"CREATE TABLESPACE shared ADD DATAFILE 'shared.ibd'; CREATE TABLE `d-b.x`.spaced (a INT PRIMARY KEY) TABLESPACE shared;
              SET GLOBAL show_gipk_in_create_table_and_information_schema = OFF; SET sql_generate_invisible_primary_key = ON;
              USE `d-b.x`; CREATE LIBRARY shelf COMMENT 'it''s ü' LANGUAGE JAVASCRIPT AS $$export function f(n) { return n + 1 }$$;
              CREATE JSON DUALITY VIEW both_ways AS SELECT JSON_DUALITY_OBJECT('_id': id, 'other': other) FROM one;
              CREATE TABLE `d-b.x`.hidden_key (a INT); INSERT INTO `d-b.x`.hidden_key VALUES (5), (5); SET sql_generate_invisible_primary_key = OFF;
-             INSERT INTO `d-b.x`.spaced VALUES (1); CREATE FUNCTION service_get_read_locks RETURNS INT SONAME 'locking_service.so'",
+             CREATE SPATIAL REFERENCE SYSTEM 1000000 NAME 'It''s our own' ORGANIZATION 'ours' IDENTIFIED BY 7 DEFINITION
+                'GEOGCS["Own",DATUM["Own",SPHEROID["Own",6378000,298.2]],PRIMEM["Greenwich",0],UNIT["degree",0.017453292519943278],AXIS["Lat",NORTH],AXIS["Lon",EAST]]';
+             CREATE TABLE placed (id INT PRIMARY KEY, g POINT SRID 1000000); INSERT INTO placed VALUES (1, ST_GeomFromText('POINT(1 2)', 1000000));
+             ALTER USER 'o''neil'@'%' IDENTIFIED BY 'second' RETAIN CURRENT PASSWORD;
+             INSERT INTO `d-b.x`.spaced VALUES (1); CREATE FUNCTION service_get_read_locks RETURNS INT SONAME 'locking_service.so'"#,
         )?;
     }
     if maria {
@@ -143,12 +147,17 @@ async fn fill(server: &Mysql) -> Result<()> {
 async fn picture(server: &Mysql) -> Result<BTreeMap<String, String>> {
     let mut session = Session::open(server).await?;
     session.execute("SET NAMES utf8mb4").await?;
+    let mut picture = BTreeMap::new();
     let mut accounts = vec!["'o''neil'@'%'", "reader"];
     match server.flavour() {
-        Flavour::Mysql => session.execute("SET show_gipk_in_create_table_and_information_schema = ON").await?,
+        Flavour::Mysql => {
+            session.execute("SET show_gipk_in_create_table_and_information_schema = ON").await?;
+            let asked = "SELECT CONCAT_WS('|', srs_name, organization, organization_coordsys_id, definition, description) FROM information_schema.st_spatial_reference_systems WHERE srs_id = 1000000";
+            let own = session.row(asked).await?.context("no spatial reference system")?;
+            picture.insert("reference".to_owned(), own.text(0).unwrap_or_default());
+        }
         Flavour::Mariadb => accounts.push("PUBLIC"),
     }
-    let mut picture = BTreeMap::new();
     let tables = "SELECT table_schema, table_name, table_type FROM information_schema.tables WHERE table_schema NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')";
     for row in session.rows(tables).await? {
         let name = format!("`{}`.`{}`", row.text(0).unwrap(), row.text(1).unwrap().replace('`', "``"));
@@ -231,6 +240,8 @@ async fn comes_back_exactly(flavour: Flavour) -> Result<()> {
     ensure!(again < 32 << 10, "an unchanged server stored {again} bytes more");
     // The log after the base is replayed over it.
     if flavour == Flavour::Mysql {
+        let told = place.pitr.run(["backup", "main"])?;
+        ensure!(told.text().contains("second passwords (RETAIN CURRENT PASSWORD) of o'neil@%"), "{told}");
         place.server.sql("INSERT INTO `d-b.x`.hidden_key VALUES (6)")?;
     }
     place.server.sql("INSERT INTO `d-b.x`.types (id, mb) VALUES (9, 'after'); UPDATE `d-b.x`.types SET bt = b'11' WHERE id = 2; DROP TABLE `d-b.x`.vacant")?;

@@ -1,4 +1,4 @@
-//! What a server has beside its databases: tablespaces, loadable functions, time zones, and what a base leaves out.
+//! What a server has beside its databases: spatial reference systems, tablespaces, loadable functions, time zones, and what a base leaves out.
 
 use super::BaseError;
 use super::format::{Definition, Kind, Statement, literal, quoted};
@@ -14,10 +14,13 @@ const ZONES: [&str; 5] =
 /// The database that those tables are in.
 pub const SYSTEM_DATABASE: &str = "mysql";
 
-/// Tablespaces that tables of several databases may share, and functions of loadable libraries.
+/// Spatial reference systems, tablespaces that tables of several databases may share, and functions of loadable libraries.
 pub async fn definitions(session: &mut Sql, flavour: Flavour) -> Result<Vec<Definition>, Error> {
     let mut found = Vec::new();
     if flavour == Flavour::Mysql {
+        for row in session.rows(REFERENCES).await? {
+            found.push(spatial_reference(&row)?);
+        }
         let asked = "SELECT name, zip_page_size, encryption FROM information_schema.innodb_tablespaces WHERE space_type = 'General' AND name <> 'mysql' ORDER BY name";
         for row in session.rows(asked).await? {
             found.push(tablespace(&row)?);
@@ -27,6 +30,24 @@ pub async fn definitions(session: &mut Sql, flavour: Flavour) -> Result<Vec<Defi
         found.push(loadable(&row)?);
     }
     Ok(found)
+}
+
+/// Numbers outside those that MySQL keeps for itself, and refuses with a warning to give away.
+const REFERENCES: &str = "SELECT srs_id, srs_name, organization, organization_coordsys_id, definition, description FROM information_schema.st_spatial_reference_systems WHERE srs_id > 32767 AND srs_id NOT BETWEEN 60000000 AND 69999999 AND srs_id NOT BETWEEN 2000000000 AND 2147483647 ORDER BY srs_id";
+
+fn spatial_reference(row: &Row) -> Result<Definition, BaseError> {
+    let odd = || BaseError::Odd("the spatial reference systems".to_owned());
+    let (id, name, wkt) = (row.number::<u32>(0), row.text(1), row.text(4));
+    let (id, name, wkt) = (id.ok_or_else(odd)?, name.ok_or_else(odd)?, wkt.ok_or_else(odd)?);
+    let mut sql = format!("CREATE SPATIAL REFERENCE SYSTEM IF NOT EXISTS {id} NAME {}", literal(&name));
+    if let (Some(organization), Some(number)) = (row.text(2), row.number::<u32>(3)) {
+        sql.push_str(&format!(" ORGANIZATION {} IDENTIFIED BY {number}", literal(&organization)));
+    }
+    sql.push_str(&format!(" DEFINITION {}", literal(&wkt)));
+    if let Some(description) = row.text(5) {
+        sql.push_str(&format!(" DESCRIPTION {}", literal(&description)));
+    }
+    Ok(definition(Kind::SpatialReference, id.to_string(), sql))
 }
 
 /// Without a file: the server that makes it chooses one.
@@ -75,15 +96,21 @@ pub async fn zones(session: &mut Sql) -> Result<Vec<Table>, Error> {
 pub async fn left_out(session: &mut Sql, flavour: Flavour) -> Result<Vec<String>, Error> {
     const SERVERS: &str = "SELECT server_name FROM mysql.servers ORDER BY 1";
     const GROUPS: &str = "SELECT resource_group_name FROM information_schema.resource_groups WHERE resource_group_name NOT IN ('USR_default', 'SYS_default', 'SYS_internal') ORDER BY 1";
+    // `SHOW CREATE USER` does not tell them, and no statement takes their digests.
+    const SECOND_PASSWORDS: &str = "SELECT CONCAT(user, '@', host) FROM mysql.user WHERE JSON_CONTAINS_PATH(user_attributes, _utf8mb4'one', _utf8mb4'$.additional_password') ORDER BY 1";
     let asked: &[(&str, &str)] = match flavour {
-        Flavour::Mysql => &[("servers (CREATE SERVER)", SERVERS), ("resource groups", GROUPS)],
+        Flavour::Mysql => &[
+            ("servers (CREATE SERVER)", SERVERS),
+            ("resource groups", GROUPS),
+            ("second passwords (RETAIN CURRENT PASSWORD) of", SECOND_PASSWORDS),
+        ],
         Flavour::Mariadb => &[("servers (CREATE SERVER)", SERVERS)],
     };
     let mut sentences = Vec::new();
     for (what, statement) in asked {
         let rows = match session.rows(statement).await {
-            // No such table, no right to see it: not every version has all of it.
-            Err(SqlError::Server { code, .. }) => {
+            // No such table or column, no right to see it: not every version has all of it.
+            Err(SqlError::Server { code: code @ (1054 | 1109 | 1142 | 1143 | 1146 | 1227), .. }) => {
                 tracing::debug!(code, what, "not visible");
                 continue;
             }

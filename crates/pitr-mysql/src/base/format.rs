@@ -72,6 +72,8 @@ pub struct Coordinates {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// A spatial reference system that a user of MySQL has defined; columns may name it.
+    SpatialReference,
     /// A tablespace of MySQL that tables may share.
     Tablespace,
     /// `CREATE DATABASE`.

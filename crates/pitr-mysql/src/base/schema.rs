@@ -149,6 +149,7 @@ async fn show(session: &mut Sql, kind: Kind, schema: &str, object: &str, layout:
         Kind::Account => "USER",
         Kind::Tablespace => "TABLESPACE",
         Kind::Loadable => "FUNCTION",
+        Kind::SpatialReference => "SPATIAL REFERENCE SYSTEM",
     };
     let name = if kind == Kind::Database { quoted(schema) } else { format!("{}.{}", quoted(schema), quoted(object)) };
     let row = session.row(&format!("SHOW CREATE {word} {name}")).await?;
