@@ -54,6 +54,14 @@ impl<'a> Write<'a> {
         holder.get("_id").ok().flatten()
     }
 
+    /// True for an update that is a whole document with an empty timestamp at its top: a pipeline can leave one, and servers before
+    /// 5.0 would put the time there instead, unless it is inserted.
+    pub fn must_be_inserted(&self) -> bool {
+        let empty = bson::Timestamp { time: 0, increment: 0 };
+        let mut values = self.o.iter().flatten().map(|(_, value)| value);
+        self.op == Op::Update && values.any(|value| matches!(value, RawBsonRef::Timestamp(stamp) if stamp == empty))
+    }
+
     /// As an operation of `applyOps`, on a collection of that name. Without the identifier: the target's is another.
     pub fn to_operation(self, ns: &str) -> RawDocumentBuf {
         let letter = match self.op {
