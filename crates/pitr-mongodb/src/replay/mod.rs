@@ -5,6 +5,7 @@
 //! built when the log has been applied.
 
 mod ddl;
+mod inserts;
 mod lanes;
 pub mod model;
 pub mod operation;
@@ -254,17 +255,20 @@ impl Replay {
         // Newer than the log: what an interrupted restore had sent, and what was read late.
         let tolerant = self.range.before.is_in_doubt(at.stamp) || known.until.is_some_and(|until| at.stamp <= until);
         self.counts.writes += 1;
-        let (ns, lane) = (known.ns(), hasher.finish());
+        let (ns, hash) = (known.ns(), hasher.finish());
         let write = match write.o2 {
             // From a capped collection nothing could be deleted.
             Some(o2) if write.must_be_inserted() && !known.capped => {
                 let gone = Write { op: Op::Delete, o: o2, o2: None, ..*write };
-                self.lanes.write(lane, Ready { operation: gone.to_operation(&ns), at, tolerant }).await?;
+                let operation = gone.to_operation(&ns);
+                self.lanes.write(Ready { operation, hash, plain: false, at, tolerant }).await?;
                 Write { op: Op::Insert, ..*write }
             }
             _ => *write,
         };
-        self.lanes.write(lane, Ready { operation: write.to_operation(&ns), at, tolerant }).await
+        // What may be there already is replaced, which only the way of the log does.
+        let plain = !tolerant && !known.in_order && write.is_plain_insert();
+        self.lanes.write(Ready { operation: write.to_operation(&ns), hash, plain, at, tolerant }).await
     }
 
     async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {
