@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use bson::{Document, doc};
+use bson::{Document, Timestamp, doc};
 
 use super::*;
 
