@@ -228,13 +228,13 @@ fn apply_array_diff(array: &mut Vec<Bson>, diff: &Document) -> Result<()> {
 fn apply_paths(document: &mut Document, change: &Document) -> Result<()> {
     for path in change.get_document("$unset").into_iter().flat_map(Document::keys) {
         let (way, last) = path.rsplit_once('.').map_or((None, path.as_str()), |(way, last)| (Some(way), last));
-        if let Some(inner) = holder(document, way) {
+        if let Some(inner) = holder(document, way, false) {
             set(inner, last, None)?;
         }
     }
     for (path, value) in change.get_document("$set").into_iter().flatten() {
         let (way, last) = path.rsplit_once('.').map_or((None, path.as_str()), |(way, last)| (Some(way), last));
-        let inner = holder(document, way).with_context(|| format!("no {path}"))?;
+        let inner = holder(document, way, true).with_context(|| format!("no {path}"))?;
         set(inner, last, Some(value.clone()))?;
     }
     Ok(())
@@ -245,12 +245,23 @@ enum Holder<'a> {
     Array(&'a mut Vec<Bson>),
 }
 
-fn holder<'a>(document: &'a mut Document, way: Option<&str>) -> Option<Holder<'a>> {
+/// What holds the last step of a path. Version 1 does not say whether that was there: setting something makes it.
+fn holder<'a>(document: &'a mut Document, way: Option<&str>, make: bool) -> Option<Holder<'a>> {
     let mut at = Holder::Document(document);
     for step in way.into_iter().flat_map(|way| way.split('.')) {
         let value = match at {
-            Holder::Document(document) => document.get_mut(step)?,
-            Holder::Array(array) => array.get_mut(step.parse::<usize>().ok()?)?,
+            Holder::Document(document) => match make {
+                true => document.entry(step).or_insert_with(|| Document::new().into()),
+                false => document.get_mut(step)?,
+            },
+            Holder::Array(array) => {
+                let at: usize = step.parse().ok()?;
+                if make && array.len() <= at {
+                    array.resize(at, Bson::Null);
+                    array.push(Document::new().into());
+                }
+                array.get_mut(at)?
+            }
         };
         at = match value {
             Bson::Document(document) => Holder::Document(document),

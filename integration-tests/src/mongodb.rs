@@ -223,9 +223,7 @@ impl Mongod {
         command.arg("--dbpath").arg(&self.home).args(["--port", &self.port.to_string()]);
         command.args(["--bind_ip", "127.0.0.1", "--nounixsocket"]);
         command.arg("--logpath").arg(self.home.join("log")).arg("--logappend").args(&self.arguments);
-        if let Some(libraries) = programs::openssl_1_1() {
-            command.env("LD_LIBRARY_PATH", libraries);
-        }
+        with_libraries(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.process = Some(command.spawn().context("cannot start mongod")?);
         Ok(())
@@ -287,9 +285,10 @@ impl Mongod {
         succeed(Command::new("kill").args(["-s", name, &process.id().to_string()]))
     }
 
-    /// The program.
-    pub fn program(&self) -> &Path {
-        &self.program
+    /// Lets a command of `pitr` start servers of this version by itself.
+    pub fn lend(&self, command: &mut Command) {
+        command.arg("--bin-dir").args(self.program.parent());
+        with_libraries(command);
     }
 
     /// The data directory.
@@ -313,6 +312,13 @@ impl Drop for Mongod {
         if let Err(error) = self.kill() {
             eprintln!("cannot kill the mongod in {}: {error:#}", self.home.display());
         }
+    }
+}
+
+/// Some builds need libraries that newer systems do not have.
+fn with_libraries(command: &mut Command) {
+    if let Some(libraries) = programs::openssl_1_1() {
+        command.env("LD_LIBRARY_PATH", libraries);
     }
 }
 

@@ -225,10 +225,10 @@ async fn killed_streams_and_killed_restores_go_on_where_they_were() -> Result<()
 
     // With a server of its own, which outlives a killed restore.
     let dir = scratch.path().join("into");
-    let bin = source.member(0)?.program().parent().unwrap().to_path_buf();
+    let server = source.member(0)?;
     let into = || {
         let mut command = pitr.command(["restore", SOURCE, "--to", "latest", "--into"]);
-        command.arg(&dir).arg("--bin-dir").arg(&bin);
+        server.lend(command.arg(&dir));
         command
     };
     for _ in 0..3 {

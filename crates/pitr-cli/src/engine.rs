@@ -8,6 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 
+use chrono::TimeDelta;
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter};
@@ -63,6 +64,10 @@ pub trait Product: Engine {
     /// The flags of `backup` and `restore` that mean something here and not everywhere, as typed (`--tablespace`).
     /// Others of that sort are refused before anything is done.
     const FLAGS: &'static [&'static str];
+
+    /// How old the end of the archived log may be while nobody writes and all is well, beside the time that log waits to become
+    /// durable; `None` where an idle server writes no log, so that age alone proves nothing.
+    const IDLE_LOG_AGE: Option<TimeDelta>;
 
     /// The side file, by its name in the lineage's own namespace, without which no restore gets through a lineage;
     /// `None` for one that needs its log alone.

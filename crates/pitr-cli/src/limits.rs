@@ -67,7 +67,7 @@ pub const STREAM_STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_s
 /// Gaps that `status` prints; `list` prints all.
 pub const SHOWN_GAPS: usize = 5;
 
-/// `status` warns when the archived log ends longer ago.
+/// `status` warns when the archived log ends longer ago, where an idle server writes none.
 pub const LOG_TOO_OLD: chrono::TimeDelta = chrono::TimeDelta::hours(1);
 
 /// `status` warns when the newest base is older.

@@ -85,6 +85,9 @@ pub const SAMPLES_PER_PARTITION: u64 = 16;
 /// Bytes of one batch of documents, about. Servers send up to 16 MiB at once.
 pub const READ_BATCH: u64 = 2 << 20;
 
+/// Bytes of batches that are read at once, about, on all connections together; the driver holds each twice for a moment.
+pub const READ_MEMORY: usize = 16 << 20;
+
 /// How often a cursor that the server ended is opened again.
 pub const READ_ATTEMPTS: usize = 100;
 
@@ -107,6 +110,12 @@ pub const LANES: usize = 4;
 
 /// Writes that are sent to the target at once, at most.
 pub const BATCH_WRITES: usize = 1000;
+
+/// Inserts into one collection that are worth a command of their own.
+pub const FEWEST_INSERTS: usize = 8;
+
+/// Largest document that a client may insert, in bytes.
+pub const MAX_DOCUMENT: usize = 16 << 20;
 
 /// Bytes of writes that are sent at once, about. A command may have 48 MiB, a document 16 MiB.
 pub const BATCH_BYTES: usize = 1 << 20;

@@ -7,6 +7,7 @@ pub mod lineage;
 mod restore;
 mod stream;
 
+use chrono::TimeDelta;
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter};
@@ -27,6 +28,8 @@ use crate::log::{LogReader, damaged_log};
 impl Product for Mongo {
     const URL_EXAMPLE: &'static str = "mongodb://pitr@db1,db2,db3/?replicaSet=rs0&tls=true";
     const FLAGS: &'static [&'static str] = &["--target-url", "--bin-dir"];
+    // An idle set writes a note every ten seconds, and a stream has one written every three.
+    const IDLE_LOG_AGE: Option<TimeDelta> = Some(TimeDelta::seconds(30));
 
     fn side_file(_: &Lineage<MongoPosition>) -> Option<String> {
         None

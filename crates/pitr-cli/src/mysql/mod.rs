@@ -8,6 +8,7 @@ mod restore;
 mod scan;
 pub mod stream;
 
+use chrono::TimeDelta;
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter};
@@ -30,6 +31,7 @@ macro_rules! product {
         impl Product for $engine {
             const URL_EXAMPLE: &'static str = $example;
             const FLAGS: &'static [&'static str] = &["--target-url", "--listen", "--skip", "--bin-dir"];
+            const IDLE_LOG_AGE: Option<TimeDelta> = None;
 
             type Upstream = stream::BinlogUpstream<Self>;
 

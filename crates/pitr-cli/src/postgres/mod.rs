@@ -13,6 +13,7 @@ pub mod spool;
 pub mod stream;
 pub mod watch;
 
+use chrono::TimeDelta;
 use indicatif::ProgressBar;
 use pitr_archive::SourceArchive;
 use pitr_archive::base::{BaseOptions, BaseWriter};
@@ -33,6 +34,7 @@ impl Product for Postgres {
     const URL_EXAMPLE: &'static str = "postgresql://pitr@db1/postgres?sslmode=verify-full";
     const FLAGS: &'static [&'static str] =
         &["--spread-checkpoint", "--max-rate", "--tablespace", "--start", "--bin-dir", "--promote", "--prefetch"];
+    const IDLE_LOG_AGE: Option<TimeDelta> = None;
 
     fn side_file(lineage: &Lineage<PgPosition>) -> Option<String> {
         // Every timeline but the first has a history, and a server that goes through it asks for that.

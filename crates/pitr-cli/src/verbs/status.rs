@@ -1,5 +1,6 @@
 //! `pitr status`: am I protected now, what can I reach, what is missing, what next.
 
+use chrono::TimeDelta;
 use pitr_archive::SourceArchive;
 use pitr_core::{Base, Catalog, Engine, Gap, Timestamp};
 use pitr_plan::{GapReport, Window, gaps, windows};
@@ -7,9 +8,9 @@ use serde_json::{Value, json};
 
 use crate::cli::MaybeSource;
 use crate::context::{Context, Purpose};
-use crate::engine::{Site, by_engine};
+use crate::engine::{Product, Site, by_engine};
 use crate::failure::Failure;
-use crate::limits::{BASE_TOO_OLD, LOG_TOO_OLD, SHOWN_GAPS};
+use crate::limits::{BASE_TOO_OLD, FLUSH_INTERVAL, LOG_TOO_OLD, SHOWN_GAPS};
 use crate::planning::describe;
 use crate::report::{Report, Warning};
 use crate::time;
@@ -27,7 +28,7 @@ pub async fn run(context: &Context, args: &MaybeSource) -> Result<Report, Failur
     let mut data = Vec::new();
     for site in sites {
         let source = archive.source(site.name)?;
-        let part = by_engine!(site.source.engine, E => Status::<E>::read(&source, now).await?.report(site.name));
+        let part = by_engine!(site.source.engine, E => Status::<E>::read(&source, now, idle_age::<E>(&site)).await?.report(site.name));
         report.text.push_str(&part.text);
         report.warnings.extend(part.warnings);
         report.next.push(part.next);
@@ -45,19 +46,26 @@ struct Part {
     data: Value,
 }
 
+/// The age of the end of the log, if the source is idle and all is well; `None` if that can be any.
+fn idle_age<E: Product>(site: &Site<'_>) -> Option<TimeDelta> {
+    let waits = site.source.flush_interval.map_or(FLUSH_INTERVAL, |interval| interval.0);
+    Some(E::IDLE_LOG_AGE? + TimeDelta::from_std(waits).ok()?)
+}
+
 /// What there is to say about one source.
 struct Status<E: Engine> {
     now: Timestamp,
+    idle_age: Option<TimeDelta>,
     catalog: Catalog<E::Position>,
     windows: Vec<Window<E::Position>>,
     gaps: Vec<Gap<E::Position>>,
 }
 
 impl<E: Engine> Status<E> {
-    async fn read(source: &SourceArchive, now: Timestamp) -> Result<Self, Failure> {
+    async fn read(source: &SourceArchive, now: Timestamp, idle_age: Option<TimeDelta>) -> Result<Self, Failure> {
         let catalog = source.catalog::<E>().await?;
         let (windows, gaps) = (windows::<E>(&catalog), gaps::<E>(&catalog));
-        Ok(Self { now, catalog, windows, gaps })
+        Ok(Self { now, idle_age, catalog, windows, gaps })
     }
 
     fn report(&self, name: &str) -> Part {
@@ -82,8 +90,14 @@ impl<E: Engine> Status<E> {
         match (self.current(), self.gaps.is_empty()) {
             (None, _) => "NOT RESTORABLE",
             (Some(_), false) => "GAP",
+            (Some(current), true) if self.idle_age.is_some() && self.too_old(current).is_some() => "BEHIND",
             (Some(_), true) => "OK",
         }
+    }
+
+    /// Where the log of a window ends, if that is longer ago than it should.
+    fn too_old(&self, window: &Window<E::Position>) -> Option<Timestamp> {
+        window.end_time.filter(|end| self.now - *end > self.idle_age.unwrap_or(LOG_TOO_OLD))
     }
 
     fn text(&self, name: &str) -> String {
@@ -148,11 +162,13 @@ impl<E: Engine> Status<E> {
             );
             return warnings;
         };
-        if let Some(end) = current.end_time.filter(|end| self.now - *end > LOG_TOO_OLD) {
-            let message = format!(
-                "{name}: the archived log ends {}: an idle server, or archiving stands still",
-                time::age(end, self.now)
-            );
+        if let Some(end) = self.too_old(current) {
+            let why = match self.idle_age {
+                // Even without writes it would go on.
+                Some(_) => "archiving stands still, or does not keep up",
+                None => "an idle server, or archiving stands still",
+            };
+            let message = format!("{name}: the archived log ends {}: {why}", time::age(end, self.now));
             warn("log_old", message, &[format!("pitr check {name}")]);
         }
         if let Some(base) = self.newest_base().filter(|base| self.now - base.taken.1 > BASE_TOO_OLD) {

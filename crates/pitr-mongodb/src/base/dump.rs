@@ -5,13 +5,14 @@ use std::sync::Arc;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use futures::TryStreamExt;
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use super::catalog::{CollectionId, data_path};
 use super::partition::Partition;
 use crate::connect::Member;
 use crate::error::{Doing, Error, Result};
-use crate::limits::READ_ATTEMPTS;
+use crate::limits::{READ_ATTEMPTS, READ_MEMORY};
 use crate::position::Stamp;
 
 /// Called with bytes that were read.
@@ -40,6 +41,8 @@ pub struct Job {
     pub snapshot: Option<Stamp>,
     /// Documents in a batch.
     pub batch: i32,
+    /// Bytes of a batch, about.
+    pub batch_bytes: u64,
 }
 
 /// What became of a range.
@@ -55,11 +58,18 @@ pub enum Outcome {
 
 /// Reads a range; calls `progress` with the bytes of each batch. On a task of its own: to cut documents into chunks is work,
 /// and there is more than one processor.
-pub async fn dump<S: PartSink>(member: &Member, job: Job, into: &S, progress: Progress) -> Result<Outcome> {
+pub async fn dump<S: PartSink>(
+    member: &Member,
+    job: Job,
+    into: &S,
+    room: Arc<Semaphore>,
+    progress: Progress,
+) -> Result<Outcome> {
     let path = data_path(job.id, job.partition.number);
     let info = PartInfo { path, kind: PartKind::File(Chunking::Content), mode: None };
     let mut part = into.open(info).await.map_err(Error::Port)?;
-    let mut reader = Reader { member: member.clone(), last: None, snapshot: job.snapshot, job };
+    let mut reader =
+        Reader { member: member.clone(), last: None, snapshot: job.snapshot, batch: job.batch_bytes, room, job };
     // Ends with this future, if that is given up.
     let mut task = JoinSet::new();
     task.spawn(async move {
@@ -80,9 +90,20 @@ struct Reader {
     /// The last value of `_id` that was written.
     last: Option<Bson>,
     snapshot: Option<Stamp>,
+    /// Bytes of the next batch, about.
+    batch: u64,
+    /// Bytes that may be read at once.
+    room: Arc<Semaphore>,
 }
 
 impl Reader {
+    /// Waits until the next batch has room in memory. What is larger than all of it goes alone.
+    async fn share(&self) -> Result<OwnedSemaphorePermit> {
+        let bytes = usize::try_from(self.batch).unwrap_or(READ_MEMORY).clamp(1, READ_MEMORY);
+        let share = Arc::clone(&self.room).acquire_many_owned(u32::try_from(bytes).unwrap_or(1)).await;
+        share.map_err(|error| Error::answer("reading documents", error))
+    }
+
     /// Without an order of its own, a collection is read from its begin or not at all.
     fn can_go_on(&self) -> bool {
         self.last.is_none() || self.job.plain_ids
@@ -116,6 +137,8 @@ impl Reader {
         let doing = format!("reading {}", self.job.ns);
         let command = RawDocumentBuf::try_from(&self.command()).map_err(|error| Error::answer(&doing, error))?;
         let database = self.member.database(&self.job.db);
+        // The first batch comes with the cursor.
+        let mut share = self.share().await?;
         let mut cursor = database
             .run_raw_cursor_command(command)
             .batch_size(self.job.batch.unsigned_abs())
@@ -143,6 +166,9 @@ impl Reader {
             if let Some(document) = last {
                 self.last = id_of(document, &doing)?.or_else(|| self.last.take());
             }
+            self.batch = self.batch.max(bytes);
+            drop((batch, share));
+            share = self.share().await?;
         }
         Ok(())
     }

@@ -23,13 +23,14 @@ use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt, stream};
 use pitr_core::ports::{BackupRecord, BaseBackup, Chunking, PartInfo, PartKind, PartSink, PartWriter};
 use pitr_core::{Facts, PortError, Timestamp};
+use tokio::sync::Semaphore;
 
 use self::catalog::{Collection, CollectionId, Header, Read, catalog_path};
 use self::dump::{Job, Outcome, dump};
 use crate::connect::{Member, Prefer, Settings, compatibility, lineage_facts, oplog_bounds};
 use crate::engine::{Mongo, facts};
 use crate::error::{Error, Result};
-use crate::limits::{CATALOG_PART, DUMP_CONNECTIONS};
+use crate::limits::{CATALOG_PART, DUMP_CONNECTIONS, READ_MEMORY};
 use crate::position::{MongoPosition, Stamp};
 
 /// Bytes done, and about how many there are.
@@ -124,14 +125,16 @@ impl MongoBackup {
                 partition,
                 snapshot,
                 batch: size.batch(),
+                batch_bytes: size.batch_bytes(),
             };
             jobs.extend(ranges.into_iter().map(job));
         }
         let progress = self.counting(total);
+        let room = Arc::new(Semaphore::new(READ_MEMORY));
         let mut reads: Vec<BoxFuture<'_, Result<(CollectionId, Outcome)>>> = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let progress = Arc::clone(&progress);
-            reads.push(Box::pin(async move { Ok((job.id, dump(member, job, into, progress).await?)) }));
+            let (progress, room) = (Arc::clone(&progress), Arc::clone(&room));
+            reads.push(Box::pin(async move { Ok((job.id, dump(member, job, into, room, progress).await?)) }));
         }
         let outcomes: Vec<_> = stream::iter(reads).buffer_unordered(DUMP_CONNECTIONS).try_collect().await?;
         self.note(member, collections, &parts, &outcomes).await

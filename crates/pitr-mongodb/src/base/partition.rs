@@ -42,8 +42,16 @@ pub struct Size {
 impl Size {
     /// Documents that make about one batch.
     pub fn batch(self) -> i32 {
-        let average = self.bytes.checked_div(self.documents).unwrap_or(0).max(1);
-        i32::try_from((READ_BATCH / average).clamp(1, 50_000)).unwrap_or(1)
+        i32::try_from((READ_BATCH / self.average()).clamp(1, 50_000)).unwrap_or(1)
+    }
+
+    /// Bytes of one batch, about.
+    pub fn batch_bytes(self) -> u64 {
+        self.average().max(READ_BATCH)
+    }
+
+    fn average(self) -> u64 {
+        self.bytes.checked_div(self.documents).unwrap_or(0).max(1)
     }
 }
 

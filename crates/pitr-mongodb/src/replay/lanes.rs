@@ -9,6 +9,7 @@ use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::inserts::{self, Inserts};
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, QUEUED_BATCHES};
@@ -19,6 +20,10 @@ use crate::position::OpTime;
 pub struct Ready {
     /// As `applyOps` takes it.
     pub operation: RawDocumentBuf,
+    /// The same for all writes on one document.
+    pub hash: u64,
+    /// True for an insert that a client's command would do to the same effect.
+    pub plain: bool,
     /// Where it stands in the log.
     pub at: OpTime,
     /// True if its document may be newer than the log: an update of one that is gone is then no error.
@@ -59,8 +64,8 @@ impl Lanes {
     }
 
     /// Puts a write on the lane of its hash; waits while that lane is full.
-    pub async fn write(&mut self, hash: u64, ready: Ready) -> Result<()> {
-        let at = usize::try_from(hash % LANES as u64).unwrap_or(0);
+    pub async fn write(&mut self, ready: Ready) -> Result<()> {
+        let at = usize::try_from(ready.hash % LANES as u64).unwrap_or(0);
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
         let bytes = ready.operation.as_bytes().len();
         // A document of the largest size fills a command by itself.
@@ -145,10 +150,10 @@ async fn work(target: Member, mut messages: mpsc::Receiver<Message>) -> Result<(
     Ok(())
 }
 
-/// Applies a batch as one command; if any of it fails, one by one, to learn which and why.
+/// Applies a batch in few commands; if any of it fails, one by one, to learn which and why.
 async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
-    let operations = batch.iter().map(|ready| ready.operation.as_ref());
-    match send(target, operations).await {
+    let (inserts, rest) = inserts::split(batch);
+    match apply_at_once(target, &inserts, &rest).await {
         Ok(()) => return Ok(()),
         Err(error) if error.code().is_none() => return Err(error),
         Err(error) => tracing::debug!(%error, "a batch failed; its writes are sent one by one"),
@@ -162,6 +167,19 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn apply_at_once(target: &Member, inserts: &[Inserts<'_>], rest: &[&Ready]) -> Result<()> {
+    for inserts in inserts {
+        if !inserts.send(target).await? {
+            // In the order of the log they replace what is there.
+            return send(target, inserts.batch.iter().map(|ready| ready.operation.as_ref())).await;
+        }
+    }
+    if rest.is_empty() {
+        return Ok(());
+    }
+    send(target, rest.iter().map(|ready| ready.operation.as_ref())).await
 }
 
 /// Applies operations in one command.

@@ -5,6 +5,7 @@
 //! built when the log has been applied.
 
 mod ddl;
+mod inserts;
 mod lanes;
 pub mod model;
 pub mod operation;
@@ -239,6 +240,11 @@ impl Replay {
                 why: "neither the base nor the log before it has that collection".to_owned(),
             });
         };
+        // Servers of 5.0 log what a capped collection loses, accept no such write, and remove the same documents by themselves.
+        if known.capped && write.op == Op::Delete && self.target.version < (6, 0, 0) {
+            self.counts.writes += 1;
+            return Ok(());
+        }
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         if !known.in_order
@@ -249,8 +255,20 @@ impl Replay {
         // Newer than the log: what an interrupted restore had sent, and what was read late.
         let tolerant = self.range.before.is_in_doubt(at.stamp) || known.until.is_some_and(|until| at.stamp <= until);
         self.counts.writes += 1;
-        let ready = Ready { operation: write.to_operation(&known.ns()), at, tolerant };
-        self.lanes.write(hasher.finish(), ready).await
+        let (ns, hash) = (known.ns(), hasher.finish());
+        let write = match write.o2 {
+            // From a capped collection nothing could be deleted.
+            Some(o2) if write.must_be_inserted() && !known.capped => {
+                let gone = Write { op: Op::Delete, o: o2, o2: None, ..*write };
+                let operation = gone.to_operation(&ns);
+                self.lanes.write(Ready { operation, hash, plain: false, at, tolerant }).await?;
+                Write { op: Op::Insert, ..*write }
+            }
+            _ => *write,
+        };
+        // What may be there already is replaced, which only the way of the log does.
+        let plain = !tolerant && !known.in_order && write.is_plain_insert();
+        self.lanes.write(Ready { operation: write.to_operation(&ns), hash, plain, at, tolerant }).await
     }
 
     async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {

@@ -20,6 +20,8 @@ pub struct Known {
     pub name: String,
     /// True if order among documents matters, or `_id` is not compared byte by byte.
     pub in_order: bool,
+    /// True if its oldest documents make room for new ones.
+    pub capped: bool,
     /// True if its indexes compare by a collation unless they say otherwise.
     pub collated: bool,
     /// Up to here its documents may be newer than the log.
@@ -32,9 +34,10 @@ impl Known {
     /// A collection made with these options.
     pub fn new(db: &str, name: &str, options: &Document) -> Self {
         let collated = options.contains_key("collation");
-        let in_order =
-            collated || options.get_bool("capped").unwrap_or(false) || options.contains_key("clusteredIndex");
-        Self { db: db.to_owned(), name: name.to_owned(), in_order, collated, until: None, indexes: BTreeMap::new() }
+        let capped = options.get_bool("capped").unwrap_or(false);
+        let in_order = collated || capped || options.contains_key("clusteredIndex");
+        let (db, name) = (db.to_owned(), name.to_owned());
+        Self { db, name, in_order, capped, collated, until: None, indexes: BTreeMap::new() }
     }
 
     /// `database.collection`.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bson::{Bson, RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr, rawdoc};
+use bson::{Bson, RawDocument, RawDocumentBuf, cstr, rawdoc};
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use crate::base::catalog::{Collection, CollectionId, id_of_path};
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
+use crate::replay::operation::is_changed_by_insert;
 use crate::replay::send;
 use crate::spill::{Piece, Spill};
 
@@ -134,7 +135,7 @@ impl Documents {
             part.early.insert(offset, spill.put(bytes)?);
             return Ok(());
         }
-        let send = |batch: &[u8], documents| self.send(path, batch.to_vec(), documents);
+        let send = |batch, documents| self.send(path, batch, documents);
         part.accept(bytes, send)?;
         while let Some(piece) = part.early.remove(&part.next) {
             let bytes = spill.take(piece)?;
@@ -168,18 +169,18 @@ impl Documents {
 
 impl Part {
     /// Takes the content that follows, and hands out the batches that have become whole. What is left is less than one.
-    fn accept(&mut self, bytes: &[u8], mut send: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
+    fn accept(&mut self, bytes: &[u8], mut send: impl FnMut(Vec<u8>, u64) -> Result<()>) -> Result<()> {
         self.next += bytes.len() as u64;
-        let mut open = std::mem::take(&mut self.open);
-        open.reserve_exact(bytes.len());
-        open.extend_from_slice(bytes);
-        let mut rest = open.as_slice();
-        while let Some((end, documents)) = batch(rest, self.next == self.total)? {
-            let (batch, after) = rest.split_at_checked(end).unwrap_or((rest, &[]));
-            send(batch, documents)?;
-            rest = after;
+        let first = self.open.first_chunk().or(bytes.first_chunk()).map_or(0, |length| u32::from_le_bytes(*length));
+        // Never more than it needs: a document may have 16 MiB.
+        let wanted = (first as usize).min(MAX_ENTRY).max(self.open.len() + bytes.len());
+        self.open.reserve_exact(wanted - self.open.len());
+        self.open.extend_from_slice(bytes);
+        while let Some((end, documents)) = batch(&self.open, self.next == self.total)? {
+            // What is left is mostly less than what is handed out, which is not copied.
+            let rest = self.open.split_off(end.min(self.open.len()));
+            send(std::mem::replace(&mut self.open, rest), documents)?;
         }
-        self.open = rest.to_vec();
         Ok(())
     }
 }
@@ -262,7 +263,7 @@ async fn insert(target: &Member, mut batch: Batch, again: bool) -> Result<()> {
         if target.is_own_user(&ns, id) {
             continue;
         }
-        // Users and roles of the target that are of the same name are replaced.
+        // Such documents take the way of the log; so do users and roles, which replace those of the same name.
         if is_changed_by_insert(document) || ns.starts_with("admin.system.") {
             let mut operation = rawdoc! { "op": "i", "ns": ns.as_str() };
             operation.append(cstr!("o"), document);
@@ -291,14 +292,6 @@ async fn insert(target: &Member, mut batch: Batch, again: bool) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// An insert puts `_id` first, and the time into an empty timestamp: such documents take the way of the log.
-fn is_changed_by_insert(document: &RawDocument) -> bool {
-    let mut fields = document.iter().flatten();
-    let first = fields.next().is_some_and(|(key, _)| key.as_str() == "_id");
-    let empty = Timestamp { time: 0, increment: 0 };
-    !first || fields.any(|(_, value)| matches!(value, RawBsonRef::Timestamp(stamp) if stamp == empty))
 }
 
 #[cfg(test)]

@@ -61,7 +61,10 @@ impl Server {
         // Documents must not expire while they are restored, and nobody else is to find the server.
         command.args(["--logappend", "--setParameter", "ttlMonitorEnabled=false", "--setParameter"]);
         command.args(["diagnosticDataCollectionEnabled=false", "--unixSocketPrefix"]).arg(&sockets.dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // What keeps a program from starting at all, such as a library that is missing, is told there and nowhere else.
+        let told =
+            fs::OpenOptions::new().create(true).append(true).open(dir.join(LOG)).doing(format!("opening {LOG}"))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(told);
         let process = command.spawn().doing(format!("starting {}", program.display()))?;
         let mut server = Self { dir: dir.to_owned(), sockets, process };
         server.wait().await?;
