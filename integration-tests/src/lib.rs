@@ -54,4 +54,4 @@ pub use programs::{Provider, has_postgres, provider};
 pub use restored::Restored;
 pub use scratch::Scratch;
 pub use stores::{Azurite, S3};
-pub use streamer::Streamer;
+pub use streamer::{Streamer, peak_kib};

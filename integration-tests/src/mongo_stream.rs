@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bson::Timestamp;
 
 use crate::postgres::succeed;
+use crate::streamer::peak_kib;
 use crate::{Pitr, Run, SOURCE, limits};
 
 /// A streaming service, ended when dropped.
@@ -35,6 +36,11 @@ impl Streaming {
         command.envs(url.map(|url| ("PITR__SOURCES__MAIN__URL", url)));
         command.stdout(Stdio::null()).stderr(File::options().create(true).append(true).open(&log)?);
         Ok(Self { process: Some(command.spawn()?), log })
+    }
+
+    /// Peak of its resident memory so far, in KiB.
+    pub fn peak_kib(&self) -> Result<u64> {
+        peak_kib(self.process.as_ref().context("not running")?.id())
     }
 
     /// Waits until it, or one before it, has said so.

@@ -62,10 +62,7 @@ impl Streamer {
 
     /// Peak of its resident memory so far, in KiB.
     pub fn peak_kib(&self) -> Result<u64> {
-        let id = self.process.as_ref().context("not running")?.id();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("no status of the streamer")?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
-        peak.context("its status names no peak")
+        peak_kib(self.process.as_ref().context("not running")?.id())
     }
 
     /// What it has logged so far.
@@ -124,4 +121,11 @@ impl Drop for Streamer {
             eprintln!("cannot kill pitr stream: {error:#}");
         }
     }
+}
+
+/// Peak of the resident memory of a process so far, in KiB.
+pub fn peak_kib(id: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).context("no status of the process")?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+    peak.context("its status names no peak")
 }

@@ -1,12 +1,12 @@
 //! Many documents of the largest size, none of which compresses: the memory that each verb takes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bson::{Binary, Document, doc, spec::BinarySubtype};
 use integration_tests::mongodb::expect_equal;
-use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, succeed, wait_for_archive};
+use integration_tests::{Mongo, MongoSetup, Pitr, SOURCE, Scratch, Streaming, peak_kib, wait_for_archive};
 use rand::Rng;
 
 /// Content of a document of nearly 16 MiB.
@@ -40,16 +40,12 @@ async fn many_documents_of_the_largest_size_take_the_memory_that_is_promised() -
     write(&client, 1).await?;
 
     // All of it is there when the stream begins: it arrives as fast as it can.
-    let mut stream = pitr.command(["stream", SOURCE]);
-    let mut stream = stream.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let mut stream = Streaming::start(&pitr)?;
     let oplog = client.database("local").collection::<Document>("oplog.rs");
     let last = oplog.find_one(doc! {}).sort(doc! { "$natural": -1 }).projection(doc! { "ts": 1 }).await?;
     wait_for_archive(&pitr, last.context("the oplog is empty")?.get_timestamp("ts")?).await?;
-    let status = std::fs::read_to_string(format!("/proc/{}/status", stream.id()))?;
-    let high = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().split(' ').next()?.parse().ok());
-    peaks.push(("stream", high.context("no VmHWM")?));
-    succeed(Command::new("kill").args(["-s", "TERM", &stream.id().to_string()]))?;
-    stream.wait()?;
+    peaks.push(("stream", stream.peak_kib()?));
+    stream.stop()?;
 
     let target = Mongo::standalone(&scratch, "target").await?;
     peaks.push(("restore", peak(&pitr, &["restore", SOURCE, "--to", "latest", "--target-url", &target.url()])?));
@@ -61,10 +57,18 @@ async fn many_documents_of_the_largest_size_take_the_memory_that_is_promised() -
     Ok(())
 }
 
-/// Runs a verb to its end.
+/// Runs a verb to its end, and gives the peak of its memory in KiB, looked at until then.
 fn peak(pitr: &Pitr, args: &[&str]) -> Result<u64> {
-    let output = pitr.timed_command(&["/usr/bin/time", "-f", "peak=%M"], args).output()?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(matches!(output.status.code(), Some(0 | 3)), "{args:?}: {told}");
-    told.lines().rev().find_map(|line| line.strip_prefix("peak=")?.trim().parse().ok()).context("time printed no peak")
+    let mut child = pitr.spawn(args)?;
+    let mut peak = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        // One that is ending has none any more.
+        peak = peak_kib(child.id()).unwrap_or(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    ensure!(matches!(status.code(), Some(0 | 3)) && peak > 0, "{args:?} ended with {status}");
+    Ok(peak)
 }
