@@ -71,8 +71,8 @@ impl SourceArchive {
         Ok(catalog)
     }
 
-    /// The log of one lineage, in which a hole is a hole: a stream has up to two segments on their way, and the second may
-    /// arrive first. So near the end only what two readings in a row miss is missing.
+    /// The log of one lineage, in which a hole is a hole: an earlier version of a stream has two segments on their way, and the second
+    /// may arrive first. So near the end only what two readings in a row miss is missing.
     async fn settled_view<E: Engine>(&self, lineage: &LineageId) -> Result<LineageView<E::Position>> {
         let mut view = self.lineage_view::<E>(lineage).await?;
         let mut holes = view.behind_holes();

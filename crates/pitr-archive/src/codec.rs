@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use age::x25519;
 use bytes::Bytes;
 use zstd::bulk::Compressor;
-use zstd::zstd_safe::{DCtx, DParameter, ResetDirective};
+use zstd::zstd_safe::{self, DCtx, DParameter, ResetDirective};
 
 use crate::keys::DigestKey;
 use crate::limits;
@@ -35,14 +35,17 @@ pub(crate) fn prepare(payload: Payload, kind: Kind, digests: &DigestKey) -> io::
             let raw_digest = *digests.hasher(kind).update(&raw).finalize().as_bytes();
             Ok(Content { frames: vec![frame], raw_bytes: raw.len() as u64, raw_digest })
         }
-        Payload::Raw(raw) => {
-            let mut press = Press::begin(kind, digests)?;
-            for from in (0..raw.len()).step_by(limits::FRAME_BYTES) {
-                press.feed(raw.slice(from..raw.len().min(from + limits::FRAME_BYTES)))?;
-            }
-            prepare(Payload::Pressed(press.finish()?), kind, digests)
-        }
+        Payload::Raw(raw) => prepare(Payload::Pressed(pressed(raw, kind, digests)?), kind, digests),
     }
+}
+
+/// Compresses all of it on several threads.
+pub(crate) fn pressed(raw: Bytes, kind: Kind, digests: &DigestKey) -> io::Result<Pressed> {
+    let mut press = Press::begin(kind, digests)?;
+    for from in (0..raw.len()).step_by(limits::FRAME_BYTES) {
+        press.feed(raw.slice(from..raw.len().min(from + limits::FRAME_BYTES)))?;
+    }
+    press.finish()
 }
 
 pub(crate) fn died() -> io::Error {
@@ -51,11 +54,16 @@ pub(crate) fn died() -> io::Error {
 
 /// One zstd frame.
 pub(crate) fn compress(raw: &[u8]) -> io::Result<Bytes> {
-    static IDLE: Pool<Compressor<'static>> = Pool::new();
-    let mut compressor = IDLE.take().map_or_else(|| Compressor::new(limits::ZSTD_LEVEL_OF_LOG), Ok)?;
-    let frame = compressor.compress(raw)?;
-    IDLE.give(compressor);
-    Ok(frame.into())
+    static IDLE: Pool<(Compressor<'static>, Vec<u8>)> = Pool::new();
+    let new = || Ok::<_, io::Error>((Compressor::new(limits::ZSTD_LEVEL_OF_LOG)?, Vec::new()));
+    let (mut compressor, mut buffer) = IDLE.take().map_or_else(new, Ok)?;
+    buffer.clear();
+    buffer.reserve(zstd_safe::compress_bound(raw.len()));
+    compressor.compress_to_buffer(raw, &mut buffer)?;
+    // Of its own size: the room that compression asks for is that of the content, and frames are held until they are stored.
+    let frame = Bytes::copy_from_slice(&buffer);
+    IDLE.give((compressor, buffer));
+    Ok(frame)
 }
 
 /// Encrypts to the recipients, and to the one that the check before upload needs.

@@ -8,6 +8,7 @@ use object_store::PutPayload;
 use serde::{Deserialize, Serialize};
 
 use crate::blocking::on_a_thread;
+use crate::codec;
 use crate::envelope::{self, Header, Object, Parsed, Sealed, Subject};
 use crate::error::{Error, Result};
 use crate::keys::Keys;
@@ -84,6 +85,24 @@ pub enum Payload {
     Pressed(Pressed),
 }
 
+impl Payload {
+    /// Length of the native content in bytes.
+    pub fn raw_bytes(&self) -> u64 {
+        match self {
+            Self::Raw(bytes) => bytes.len() as u64,
+            Self::Pressed(pressed) => pressed.raw_bytes,
+        }
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Raw(bytes) => bytes.len(),
+            Self::Pressed(pressed) => pressed.frame_bytes(),
+        }
+    }
+}
+
 /// Outcome of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -150,6 +169,16 @@ impl Objects {
     /// Begins to compress the content of an object of this kind that comes in pieces.
     pub fn press(&self, kind: Kind) -> Result<Press> {
         Press::begin(kind, &self.keys.digest_key).map_err(|e| Error::internal("press", e))
+    }
+
+    /// Compresses the content of an object of this kind, and decodes it again, where that is worth a thread.
+    pub(crate) async fn compress(&self, kind: Kind, key: &str, raw: Bytes) -> Result<Payload> {
+        if raw.len() <= limits::SMALL_PAYLOAD_BYTES {
+            return Ok(Payload::Raw(raw));
+        }
+        let (digests, name) = (self.keys.digest_key.clone(), key.to_owned());
+        let press = move || codec::pressed(raw, kind, &digests).map_err(|e| Error::internal(&name, e));
+        Ok(Payload::Pressed(on_a_thread(key, press).await?))
     }
 
     /// Seals and checks an object, which stores nothing yet. `facts` stand in its plain header, readable by everybody.

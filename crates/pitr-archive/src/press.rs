@@ -44,6 +44,13 @@ pub struct Pressed {
     pub(crate) raw_digest: [u8; 32],
 }
 
+impl Pressed {
+    /// Bytes of all frames.
+    pub fn frame_bytes(&self) -> usize {
+        self.frames.iter().map(Bytes::len).sum()
+    }
+}
+
 struct Job {
     index: usize,
     piece: Bytes,

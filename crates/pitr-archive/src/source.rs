@@ -71,6 +71,11 @@ impl SourceArchive {
         self.put_segment_of::<P>(&segment.name, facts, bytes, Payload::Raw(segment.bytes.clone())).await
     }
 
+    /// Compresses the bytes of a segment before it is put.
+    pub async fn compress_segment(&self, lineage: &LineageId, name: &SegmentName, bytes: Bytes) -> Result<Payload> {
+        self.objects.compress(Kind::Segment, &self.layout.segment(lineage, name), bytes).await
+    }
+
     /// Begins to compress a segment whose bytes come in pieces.
     pub fn press(&self) -> Result<Press> {
         self.objects.press(Kind::Segment)
@@ -78,6 +83,11 @@ impl SourceArchive {
 
     /// Stores a sealed segment that was compressed while it was read; `segment` is a span of one.
     pub async fn put_pressed<P: Position>(&self, segment: &Span<P>, pressed: Pressed) -> Result<Put> {
+        self.put_span(segment, Payload::Pressed(pressed)).await
+    }
+
+    /// Stores a sealed segment whose content may be compressed already; `segment` is a span of one.
+    pub async fn put_span<P: Position>(&self, segment: &Span<P>, payload: Payload) -> Result<Put> {
         let facts = SegmentFacts {
             lineage: segment.lineage.clone(),
             group: segment.first.group().to_owned(),
@@ -88,8 +98,8 @@ impl SourceArchive {
             marks: segment.marks,
             facts: segment.facts.clone(),
         };
-        let bytes = pressed.raw_bytes;
-        self.put_segment_of::<P>(&segment.first, facts, bytes, Payload::Pressed(pressed)).await
+        let bytes = payload.raw_bytes();
+        self.put_segment_of::<P>(&segment.first, facts, bytes, payload).await
     }
 
     async fn put_segment_of<P: Position>(

@@ -30,8 +30,11 @@ pub const WAIT_FOR_LOG_MAX_POLL: std::time::Duration = std::time::Duration::from
 /// `backup` removes temporary files of a local archive that are older: what a killed writer left.
 pub const LEFTOVER_AGE: std::time::Duration = std::time::Duration::from_secs(86_400);
 
-/// Sealed segments and tails of one source that are on their way into the archive at once; each at most a few dozen MiB.
-pub const SEGMENTS_IN_FLIGHT: usize = 2;
+/// Sealed segments and tails of one source that are on their way into the archive at once,
+pub const SEGMENTS_IN_FLIGHT: usize = 8;
+/// and their bytes, at which no more log is read: native ones while a segment is being compressed, compressed ones after that. Two
+/// segments of the largest transactions exceed it, so that there are no three.
+pub const BYTES_IN_FLIGHT: usize = 40 << 20;
 
 /// Bytes of an open segment that cannot be cut, at which streaming gives up: it is held in memory.
 pub const MAX_SEGMENT_BYTES: usize = 1 << 30;

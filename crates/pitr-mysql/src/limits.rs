@@ -89,9 +89,6 @@ pub const YOUNG: Duration = Duration::from_secs(3600);
 /// Bytes of such tables, all together, that are read while writes wait.
 pub const YOUNG_BYTES: u64 = 4 << 20;
 
-/// Blocks of rows between the session that reads them and the archive. A block is a statement.
-pub const BLOCKS_IN_FLIGHT: usize = 2;
-
 /// Time for one attempt to bring the server to a standstill. Writes wait as long.
 pub const LOCK_WAIT: Duration = Duration::from_secs(10);
 

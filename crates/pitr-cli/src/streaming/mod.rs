@@ -9,6 +9,7 @@
 //! segment is sealed, when its bytes become durable before that, what happens on faults, and how the service ends.
 
 mod backoff;
+mod flight;
 mod pump;
 mod supervise;
 pub mod systemd;

@@ -7,15 +7,16 @@ use bytes::{Bytes, BytesMut};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{FuturesOrdered, StreamExt};
 use pitr_archive::{SourceArchive, Strips, Tail};
-use pitr_core::ports::{Cut, LogChunk, LogStream, SealedSegment, SegmentStart};
-use pitr_core::{Engine, ErrorKind, LineageId};
+use pitr_core::ports::{Cut, LogChunk, LogStream, SegmentStart};
+use pitr_core::{Engine, ErrorKind, LineageId, Span};
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::flight::{Load, Place, Queue, Room};
 use super::{Pace, Pulse, Stop, stopped};
 use crate::failure::{During, Failure};
-use crate::limits::{MAX_SEGMENT_BYTES, PULSE_INTERVAL, QUIET, SEGMENTS_IN_FLIGHT};
+use crate::limits::{BYTES_IN_FLIGHT, MAX_SEGMENT_BYTES, PULSE_INTERVAL, QUIET, SEGMENTS_IN_FLIGHT};
 
 type PositionOf<S> = <<S as LogStream>::Engine as Engine>::Position;
 
@@ -32,7 +33,8 @@ pub enum End {
 
 /// Moves the log of one connection into the archive.
 ///
-/// Uploads finish in the order of the log, so what is published as durable never has a hole before it.
+/// Log is stored in its order, so what is published as durable never has a hole before it, and neither has what a kill leaves.
+/// Segments are compressed while those before them are stored.
 pub struct Pump<'a, S: LogStream> {
     stream: S,
     archive: &'a SourceArchive,
@@ -43,6 +45,8 @@ pub struct Pump<'a, S: LogStream> {
     /// Where tails go that somebody waits for, if the archive has such a place.
     strips: Option<Arc<Strips>>,
     uploads: FuturesOrdered<BoxFuture<'static, Result<PositionOf<S>, Failure>>>,
+    queue: Queue,
+    room: Arc<Room>,
     /// Group of the last sealed segment.
     group: Option<String>,
 }
@@ -80,7 +84,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
         let open =
             Open { bytes, flushed: 0, tried: 0, since: now, last_chunk: now, last_flush, sealed, may_cut: false };
         let strips = pace.flush_interval.is_zero().then(|| archive.strips()).flatten().map(Arc::new);
-        Self { stream, archive, pace, pulse, durable, open, strips, uploads: FuturesOrdered::new(), group: None }
+        let (uploads, queue, room) = (FuturesOrdered::new(), Queue::default(), Room::new(BYTES_IN_FLIGHT));
+        Self { stream, archive, pace, pulse, durable, open, strips, uploads, queue, room, group: None }
     }
 
     /// Runs until the lineage ends, the service is to end, or something fails. Whatever was received by then is made
@@ -99,7 +104,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 self.flush()?;
                 continue;
             }
-            let reading = ending.is_none() && self.uploads.len() < SEGMENTS_IN_FLIGHT;
+            let room = self.has_room();
+            let reading = ending.is_none() && room;
             // An upload that hangs is the one thing that the watchdog is to see.
             if self.uploads.is_empty() {
                 self.pulse.beat();
@@ -116,6 +122,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
                     // It is reported before the next upload begins.
                     yield_now().await;
                 }
+                () = self.room.grown(), if !room => {}
                 () = at(flush_at), if ending.is_none() && flush_at.is_some() => { self.flush()?; }
                 () = at(cut_at), if ending.is_none() && cut_at.is_some() => self.seal()?,
                 chunk = self.stream.next(), if reading => match chunk {
@@ -133,7 +140,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
 
     /// Takes what is ready, up to a segment or two; nobody will ask for it again.
     fn drain(&mut self) -> Result<(), Failure> {
-        while self.uploads.len() < SEGMENTS_IN_FLIGHT {
+        while self.has_room() {
             match self.stream.next().now_or_never() {
                 Some(Ok(Some(chunk))) => self.take(chunk)?,
                 // A fault does not matter any more.
@@ -141,6 +148,11 @@ impl<'a, S: LogStream> Pump<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether more log may be read now.
+    fn has_room(&self) -> bool {
+        self.uploads.len() < SEGMENTS_IN_FLIGHT && self.room.is_left()
     }
 
     fn take(&mut self, chunk: LogChunk) -> Result<(), Failure> {
@@ -187,7 +199,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
 
     /// When a segment that may end is too old to stay open.
     fn cut_at(&self) -> Option<Instant> {
-        let waiting = self.open.may_cut && !self.open.bytes.is_empty() && self.uploads.len() < SEGMENTS_IN_FLIGHT;
+        let waiting = self.open.may_cut && !self.open.bytes.is_empty() && self.has_room();
         waiting.then(|| self.open.since + self.pace.segment_age)
     }
 
@@ -209,14 +221,18 @@ impl<'a, S: LogStream> Pump<'a, S> {
         self.open.flushed = self.open.bytes.len();
         let (archive, lineage) = (self.archive.clone(), self.stream.lineage().clone());
         let (strips, end) = (self.strips.clone(), so_far.end.clone());
+        let (mut place, load) = (self.queue.join(), self.room.load(bytes.len()));
         self.uploads.push_back(
             async move {
+                place.turn().await?;
                 let tail = Tail { lineage, segment, from, bytes, so_far };
                 let stored = match strips {
                     Some(strips) => strips.put(&tail).await,
                     None => archive.put_tail(&tail).await,
                 };
                 stored.during(format!("storing a tail of segment {}", tail.segment.name.leaf()))?;
+                place.done();
+                drop(load);
                 Ok(end)
             }
             .boxed(),
@@ -234,31 +250,43 @@ impl<'a, S: LogStream> Pump<'a, S> {
         let bytes = self.open.bytes.split().freeze();
         let sealed = Some(Instant::now());
         self.open = Open { bytes: BytesMut::new(), flushed: 0, tried: 0, may_cut: false, sealed, ..self.open };
-        let segment = SealedSegment {
+        let segment = Span {
             lineage: self.stream.lineage().clone(),
-            name,
+            first: name.clone(),
+            last: name,
+            count: 1,
             start,
             end: summary.end,
+            bytes: bytes.len() as u64,
             commits: summary.commits,
             marks: summary.marks,
             facts: summary.facts,
-            bytes,
         };
-        let new_group = self.group.replace(segment.name.group().to_owned());
-        let roll_up = new_group.is_some_and(|before| before != segment.name.group());
-        self.uploads.push_back(store::<S::Engine>(self.archive.clone(), segment, roll_up).boxed());
+        let new_group = self.group.replace(segment.first.group().to_owned());
+        let roll_up = new_group.is_some_and(|before| before != segment.first.group());
+        let (place, load) = (self.queue.join(), self.room.load(bytes.len()));
+        self.uploads.push_back(store::<S::Engine>(self.archive.clone(), segment, bytes, place, load, roll_up).boxed());
         Ok(())
     }
 }
 
-/// Stores a sealed segment; the first one of a group means that the group before is complete.
+/// Stores a sealed segment once all log before it is stored; the first one of a group means that the group before is complete.
 async fn store<E: Engine>(
     archive: SourceArchive,
-    segment: SealedSegment<E::Position>,
+    segment: Span<E::Position>,
+    bytes: Bytes,
+    mut place: Place,
+    mut load: Load,
     roll_up: bool,
 ) -> Result<E::Position, Failure> {
-    archive.put_segment(&segment).await.during(format!("storing segment {}", segment.name.leaf()))?;
-    tracing::info!(segment = segment.name.leaf(), end = %segment.end, "sealed");
+    let leaf = segment.first.leaf();
+    let payload = archive.compress_segment(&segment.lineage, &segment.first, bytes).await;
+    let payload = payload.during(format!("compressing segment {leaf}"))?;
+    load.becomes(payload.memory());
+    place.turn().await?;
+    archive.put_span(&segment, payload).await.during(format!("storing segment {leaf}"))?;
+    place.done();
+    tracing::info!(segment = leaf, end = %segment.end, "sealed");
     if roll_up {
         // A roll-up only saves reads: nobody waits for it, and a kill in the middle leaves nothing.
         tokio::spawn(write_roll_up::<E>(archive, segment.lineage));

@@ -1,14 +1,16 @@
 //! Rows on their way from the server to the archive, by several sessions at once.
 //!
-//! Each session has a task of its own that reads and writes rows as text; what it has written goes through a short
-//! queue to the sink.
+//! Each session has a task of its own that reads rows, writes them as text, and hands the text to the sink, which cuts it into
+//! chunks: all of that is work, and there is more than one processor. Only the sink itself stays with the caller, so that is
+//! who opens files.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use futures::future::try_join_all;
+use pitr_core::PortError;
 use pitr_core::ports::{Chunking, PartInfo, PartKind, PartSink, PartWriter};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::format::{RowFile, TableFiles, row_path};
 use super::ranges::Range;
@@ -17,7 +19,6 @@ use super::snapshot::FORGET;
 use super::tables::Table;
 use super::{BaseError, OnProgress};
 use crate::error::Error;
-use crate::limits::BLOCKS_IN_FLIGHT;
 use crate::sql::{Sql, SqlError};
 
 /// A stretch of a table to be read.
@@ -28,12 +29,14 @@ struct Job {
     range: Range,
 }
 
-/// What a reader has to say to the sink.
-enum Block {
-    Open(String),
-    Bytes(Vec<u8>),
-    Close { table: usize, file: RowFile },
+/// Asks for a file to be opened.
+struct Ask<P> {
+    path: String,
+    answer: oneshot::Sender<Result<P, PortError>>,
 }
+
+/// What a session has stored: for each file, the place of its table.
+type Stored = Vec<(usize, RowFile)>;
 
 /// Reads all rows of `tables` into the sink; returns the sessions, and the files of each table.
 pub async fn copy<S: PartSink>(
@@ -45,24 +48,37 @@ pub async fn copy<S: PartSink>(
     let tables = Arc::new(tables);
     let (sessions, jobs) = jobs(sessions, &tables).await?;
     let jobs = Arc::new(Mutex::new(jobs));
-    let mut readers = Vec::new();
-    let mut drains = Vec::new();
+    let (asks, mut asked) = mpsc::channel(sessions.len().max(1));
+    // They end with this future, if that is given up.
+    let mut readers = JoinSet::new();
     for session in sessions {
-        let (sender, blocks) = mpsc::channel(BLOCKS_IN_FLIGHT);
-        readers.push(tokio::spawn(read_all(session, Arc::clone(&tables), Arc::clone(&jobs), sender)));
-        drains.push(drain(blocks, into, progress));
+        let reader =
+            Reader { asks: asks.clone(), progress: Arc::clone(progress), text: Vec::new(), stored: Vec::new() };
+        readers.spawn(reader.read_all(session, Arc::clone(&tables), Arc::clone(&jobs)));
     }
-    let stored = try_join_all(drains).await;
-    let mut sessions = Vec::new();
-    for reader in readers {
-        // Where the sink failed the readers stop by themselves: nobody listens any more. Its error is the first.
-        let session = reader.await.map_err(|error| BaseError::Worker(error.to_string()))?;
-        match (&stored, session) {
-            (Ok(_), session) => sessions.push(session?),
-            (Err(_), _) => {}
+    drop(asks);
+    // Until the last reader has ended.
+    while let Some(Ask { path, answer }) = asked.recv().await {
+        let info = PartInfo { path, kind: PartKind::File(Chunking::Content), mode: None };
+        if answer.send(into.open(info).await).is_err() {
+            tracing::debug!("a reader ended while its file was being opened");
         }
     }
-    Ok((sessions, collect(&tables, stored?.into_iter().flatten().collect())))
+    let (mut sessions, mut files, mut failed) = (Vec::new(), Vec::new(), None);
+    while let Some(reader) = readers.join_next().await {
+        match reader.unwrap_or_else(|error| Err(BaseError::Worker(error.to_string()).into())) {
+            Ok((session, stored)) => {
+                sessions.push(session);
+                files.extend(stored);
+            }
+            // Those that follow are told that the base has failed.
+            Err(error) => {
+                tracing::debug!(%error, "rows were not read");
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or_else(|| Ok((sessions, collect(&tables, files))), Err)
 }
 
 /// Divides the tables; the largest come first, so that no session is left alone with one at the end.
@@ -80,66 +96,105 @@ async fn jobs(mut sessions: Vec<Sql>, tables: &[Table]) -> Result<(Vec<Sql>, Vec
     Ok((sessions, jobs.into_iter().map(|(_, job)| job).collect()))
 }
 
-async fn read_all(
-    mut session: Sql,
-    tables: Arc<Vec<Table>>,
-    jobs: Arc<Mutex<VecDeque<Job>>>,
-    blocks: mpsc::Sender<Block>,
-) -> Result<Sql, Error> {
-    loop {
-        let job = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
-        let Some(job) = job else { return Ok(session) };
-        let Some(table) = tables.get(job.table) else { continue };
-        if let Err(error) = read(&mut session, table, &job, &blocks).await {
-            // Nothing more for the others.
-            jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
-            return Err(error);
-        }
-    }
+/// Reads with one session.
+struct Reader<P> {
+    asks: mpsc::Sender<Ask<P>>,
+    progress: OnProgress,
+    /// Text on its way into a file.
+    text: Vec<u8>,
+    stored: Stored,
 }
 
-/// Reads one stretch, file by file.
-async fn read(session: &mut Sql, table: &Table, job: &Job, blocks: &mpsc::Sender<Block>) -> Result<(), Error> {
-    let mut writer = RowWriter::new(&table.insert(), table.forms());
-    let path = |number| row_path(&table.schema, &table.name, job.number, number);
-    let mut number = 0;
-    let mut open = false;
-    let changed = |error: SqlError| changed(table, error.into());
-    let mut rows = session.stream(&table.select(job.range)).await.map_err(changed)?;
-    while let Some(row) = rows.next().await.map_err(changed)? {
-        let ends = writer.add(row.values());
-        if ends == Ends::Nothing {
-            continue;
-        }
-        if !std::mem::replace(&mut open, true) {
-            send(blocks, Block::Open(path(number))).await?;
-        }
-        send(blocks, Block::Bytes(writer.take())).await?;
-        if ends == Ends::File {
-            close(&mut writer, job, path(number), blocks).await?;
-            number += 1;
-            open = false;
-        }
-    }
-    drop(rows);
-    table.check(session).await?;
-    session.execute(FORGET).await?;
-    if !open && writer.has_rows() {
-        send(blocks, Block::Open(path(number))).await?;
-    }
-    close(&mut writer, job, path(number), blocks).await
+/// A file that is open.
+struct OpenFile<P> {
+    part: P,
+    path: String,
 }
 
-async fn close(writer: &mut RowWriter, job: &Job, path: String, blocks: &mpsc::Sender<Block>) -> Result<(), Error> {
-    let Some((rest, rows, bytes)) = writer.end_file() else { return Ok(()) };
-    send(blocks, Block::Bytes(rest)).await?;
-    let file = RowFile { path, bytes, rows };
-    send(blocks, Block::Close { table: job.table, file }).await
-}
+impl<P: PartWriter> Reader<P> {
+    async fn read_all(
+        mut self,
+        mut session: Sql,
+        tables: Arc<Vec<Table>>,
+        jobs: Arc<Mutex<VecDeque<Job>>>,
+    ) -> Result<(Sql, Stored), Error> {
+        loop {
+            let job = jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+            let Some(job) = job else { return Ok((session, self.stored)) };
+            let Some(table) = tables.get(job.table) else { continue };
+            if let Err(error) = self.read(&mut session, table, &job).await {
+                // Nothing more for the others.
+                jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+                return Err(error);
+            }
+        }
+    }
 
-async fn send(blocks: &mpsc::Sender<Block>, block: Block) -> Result<(), Error> {
-    let gone = |_| BaseError::Worker("the archive takes nothing any more".to_owned());
-    Ok(blocks.send(block).await.map_err(gone)?)
+    /// Reads one stretch, file by file.
+    async fn read(&mut self, session: &mut Sql, table: &Table, job: &Job) -> Result<(), Error> {
+        let mut writer = RowWriter::new(&table.insert(), table.forms());
+        let path = |number| row_path(&table.schema, &table.name, job.number, number);
+        let mut number = 0;
+        let mut open = None;
+        let changed = |error: SqlError| changed(table, error.into());
+        let mut rows = session.stream(&table.select(job.range)).await.map_err(changed)?;
+        while let Some(row) = rows.next().await.map_err(changed)? {
+            let ends = writer.add(row.values());
+            if ends == Ends::Nothing {
+                continue;
+            }
+            let mut file = match open.take() {
+                Some(file) => file,
+                None => self.open(path(number)).await?,
+            };
+            writer.take(&mut self.text);
+            self.write(&mut file).await?;
+            match ends {
+                Ends::File => {
+                    self.close(&mut writer, job, file).await?;
+                    number += 1;
+                }
+                _ => open = Some(file),
+            }
+        }
+        drop(rows);
+        table.check(session).await?;
+        session.execute(FORGET).await?;
+        if open.is_none() && writer.has_rows() {
+            open = Some(self.open(path(number)).await?);
+        }
+        match open {
+            Some(file) => self.close(&mut writer, job, file).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn open(&self, path: String) -> Result<OpenFile<P>, Error> {
+        let gone = || BaseError::Worker("the archive takes nothing any more".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Ask { path: path.clone(), answer }).await.map_err(|_| gone())?;
+        let part = answered.await.map_err(|_| gone())??;
+        Ok(OpenFile { part, path })
+    }
+
+    async fn write(&mut self, file: &mut OpenFile<P>) -> Result<(), Error> {
+        file.part.write(&self.text).await?;
+        (self.progress)(self.text.len() as u64);
+        Ok(())
+    }
+
+    async fn close(&mut self, writer: &mut RowWriter, job: &Job, mut file: OpenFile<P>) -> Result<(), Error> {
+        let Some((rows, bytes)) = writer.end_file(&mut self.text) else {
+            return Err(BaseError::Worker("a file without rows".to_owned()).into());
+        };
+        self.write(&mut file).await?;
+        let stored = file.part.finish().await?;
+        if stored != bytes {
+            return Err(BaseError::SinkLost { path: file.path, sent: bytes, stored }.into());
+        }
+        self.stored.push((job.table, RowFile { path: file.path, bytes, rows }));
+        Ok(())
+    }
 }
 
 /// A table that is no longer what it was at the moment of the snapshot.
@@ -151,40 +206,6 @@ fn changed(table: &Table, error: Error) -> Error {
         }
         _ => error,
     }
-}
-
-/// Writes what one reader sends.
-async fn drain<S: PartSink>(
-    mut blocks: mpsc::Receiver<Block>,
-    into: &S,
-    progress: &OnProgress,
-) -> Result<Vec<(usize, RowFile)>, Error> {
-    let mut files = Vec::new();
-    let mut part: Option<S::Part> = None;
-    while let Some(block) = blocks.recv().await {
-        match (block, &mut part) {
-            (Block::Open(path), _) => {
-                let info = PartInfo { path, kind: PartKind::File(Chunking::Content), mode: None };
-                part = Some(into.open(info).await?);
-            }
-            (Block::Bytes(bytes), Some(part)) => {
-                part.write(&bytes).await?;
-                progress(bytes.len() as u64);
-            }
-            (Block::Close { table, file }, _) => {
-                let stored = match part.take() {
-                    Some(part) => part.finish().await?,
-                    None => 0,
-                };
-                if stored != file.bytes {
-                    return Err(BaseError::SinkLost { path: file.path, sent: file.bytes, stored }.into());
-                }
-                files.push((table, file));
-            }
-            (Block::Bytes(_), None) => return Err(BaseError::Worker("rows without a file".to_owned()).into()),
-        }
-    }
-    Ok(files)
 }
 
 /// Sorts files under their tables, in the order of their rows.

@@ -82,31 +82,27 @@ impl RowWriter {
         self.rows > 0
     }
 
-    /// Complete statements that can be taken away now.
-    pub fn take(&mut self) -> Vec<u8> {
-        let mut rest = self.buffer.split_off(self.statement);
-        // As much as a statement has on average: grown step by step, it would be copied several times.
-        rest.reserve(2 * STATEMENT_MIN);
-        let done = std::mem::replace(&mut self.buffer, rest);
-        self.flushed += done.len() as u64;
+    /// Puts the complete statements in place of what is in `text`, whose room is used again. After one that a row has
+    /// ended, that is everything.
+    pub fn take(&mut self, text: &mut Vec<u8>) {
+        text.clear();
+        std::mem::swap(&mut self.buffer, text);
+        self.buffer.extend_from_slice(text.get(self.statement..).unwrap_or_default());
+        text.truncate(self.statement);
+        self.flushed += text.len() as u64;
         self.statement = 0;
-        done
     }
 
-    /// Ends the file: the rest of it, and how many rows and bytes it has. `None` if it has none at all.
-    pub fn end_file(&mut self) -> Option<(Vec<u8>, u64, u64)> {
+    /// Ends the file: puts the rest of it in place of what is in `text`, and tells how many rows and bytes it has. `None` if it has none at all.
+    pub fn end_file(&mut self, text: &mut Vec<u8>) -> Option<(u64, u64)> {
         if self.rows == 0 {
             return None;
         }
         if self.buffer.len() > self.statement {
             self.end_statement();
         }
-        let rest = std::mem::take(&mut self.buffer);
-        let bytes = self.flushed + rest.len() as u64;
-        let rows = std::mem::take(&mut self.rows);
-        self.statement = 0;
-        self.flushed = 0;
-        Some((rest, rows, bytes))
+        self.take(text);
+        Some((std::mem::take(&mut self.rows), std::mem::take(&mut self.flushed)))
     }
 
     fn end_statement(&mut self) {
@@ -212,22 +208,23 @@ mod tests {
 
     fn files(rows: impl Iterator<Item = u32>) -> Vec<Vec<u8>> {
         let mut writer = RowWriter::new("INSERT INTO `t` (`a`,`b`) VALUES", vec![Form::Number, Form::Quoted]);
-        let (mut files, mut file) = (Vec::new(), Vec::new());
+        let (mut files, mut file, mut text) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
             let (key, filler) = (row.to_string(), vec![b'x'; 2_000]);
             let ends = writer.add([Some(key.as_bytes()), Some(&filler[..])].into_iter());
             if ends != Ends::Nothing {
-                file.extend(writer.take());
+                writer.take(&mut text);
+                file.extend_from_slice(&text);
             }
             if ends == Ends::File {
-                let (rest, _, bytes) = writer.end_file().unwrap();
-                file.extend(rest);
+                let (_, bytes) = writer.end_file(&mut text).unwrap();
+                file.extend_from_slice(&text);
                 assert_eq!(bytes, file.len() as u64);
                 files.push(std::mem::take(&mut file));
             }
         }
-        if let Some((rest, ..)) = writer.end_file() {
-            file.extend(rest);
+        if writer.end_file(&mut text).is_some() {
+            file.extend_from_slice(&text);
             files.push(file);
         }
         files
@@ -239,7 +236,8 @@ mod tests {
         let mut writer = RowWriter::new("INSERT INTO `t` (`a`) VALUES", forms);
         let odd = b"a'b\\c\nd\re\0f\x1a\xff";
         writer.add([Some(&b"-1"[..]), Some(odd), Some(b"{}"), Some(&[0, 0x0a]), None].into_iter());
-        let (text, rows, _) = writer.end_file().unwrap();
+        let mut text = b"left over".to_vec();
+        let (rows, _) = writer.end_file(&mut text).unwrap();
         let text = text.strip_prefix(FILE_HEAD.as_bytes()).unwrap();
         let expected =
             b"INSERT INTO `t` (`a`) VALUES\n(-1,'a\\'b\\\\c\\nd\\re\\0f\\Z\xff',_utf8mb4'{}',0x000a,NULL);\n";
@@ -293,6 +291,6 @@ mod tests {
     #[test]
     fn a_table_without_rows_makes_no_file() {
         let mut writer = RowWriter::new("INSERT", vec![]);
-        assert_eq!(writer.end_file(), None);
+        assert_eq!(writer.end_file(&mut Vec::new()), None);
     }
 }

@@ -84,7 +84,10 @@ pub struct BinlogStream<E> {
     discard: Option<u64>,
     /// True while the packets of a real event come.
     real: bool,
+    /// When something came last, as far as it was worth a look at the clock: where more is ready it is not.
     heard: Instant,
+    /// False if something has come since.
+    silent: bool,
     durable: watch::Receiver<Option<BinlogPosition>>,
     /// Events that the server waits for.
     unconfirmed: VecDeque<(BinlogPosition, LogFile, u64)>,
@@ -112,6 +115,7 @@ impl<E> BinlogStream<E> {
             discard: early.then_some(begin.offset),
             real: false,
             heard: Instant::now(),
+            silent: false,
             durable,
             unconfirmed: VecDeque::new(),
             engine: PhantomData,
@@ -211,7 +215,7 @@ impl<E> BinlogStream<E> {
                     None => continue,
                 },
             };
-            self.heard = Instant::now();
+            self.silent = false;
             self.take(fragment)?;
         }
     }
@@ -219,6 +223,9 @@ impl<E> BinlogStream<E> {
     /// Waits for a packet, or (`None`) for something to become durable.
     async fn wait(&mut self) -> Result<Option<Fragment>, DumpError> {
         let waits = !self.unconfirmed.is_empty();
+        if !std::mem::replace(&mut self.silent, true) {
+            self.heard = Instant::now();
+        }
         tokio::select! {
             fragment = self.dump.next() => fragment.map(Some),
             changed = self.durable.changed(), if waits => match changed {
