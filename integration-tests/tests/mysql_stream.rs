@@ -134,6 +134,37 @@ async fn archived_segments_of_mariadb_are_its_files() -> Result<()> {
     archived_segments_are_the_files(Flavour::Mariadb).await
 }
 
+/// Two archives of one server: with a number of its own, neither stream ends the other.
+async fn two_archives_are_streamed_at_once(flavour: Flavour) -> Result<()> {
+    let place = Place::new(flavour, &[]).await?;
+    let second = place.pitr.with_new_archive(&place.scratch, "second")?;
+    second.configure_source(["server_id = 5001"])?;
+    second.run(["init"])?.ok()?;
+    let first_stream = place.stream()?;
+    first_stream.says("streaming").await?;
+    let second_stream = Streamer::start(&place.scratch, &second)?;
+    second_stream.says("streaming").await?;
+    for _ in 0..5 {
+        place.insert(5)?;
+        place.caught_up(&first_stream).await?;
+        binlogs::caught_up(&place.server, &second, &second_stream).await?;
+    }
+    for stream in [first_stream, second_stream] {
+        ensure!(!stream.log().contains("interrupted"), "one ended the other:\n{}", stream.log());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_archives_of_mysql_are_streamed_at_once() -> Result<()> {
+    two_archives_are_streamed_at_once(Flavour::Mysql).await
+}
+
+#[tokio::test]
+async fn two_archives_of_mariadb_are_streamed_at_once() -> Result<()> {
+    two_archives_are_streamed_at_once(Flavour::Mariadb).await
+}
+
 /// Log that the server removed while nobody streamed is a gap with a cause, and the stream goes on behind it.
 async fn purged_log_is_a_gap(flavour: Flavour) -> Result<()> {
     let place = Place::new(flavour, &[]).await?;

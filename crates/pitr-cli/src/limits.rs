@@ -67,6 +67,9 @@ pub const WATCH_SETTLE: std::time::Duration = std::time::Duration::from_millis(1
 /// Time for a streaming service to make durable what it has, once it is told to end.
 pub const STREAM_STOP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// Longest time for which a stream that is to end still takes what its source sends; it ends earlier when nothing comes for [`QUIET`].
+pub const DRAIN: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Gaps that `status` prints; `list` prints all.
 pub const SHOWN_GAPS: usize = 5;
 

@@ -21,13 +21,17 @@ pub enum Purpose {
     Look,
 }
 
-/// As whom we ask the server of a source for its log: always the same for the same source and purpose.
+/// As whom we ask the server of a source for its log: always the same for the same source, configured number and purpose.
 pub fn replica(site: &Site<'_>, purpose: Purpose) -> Replica {
     let label = match purpose {
         Purpose::Stream => "stream",
         Purpose::Look => "look",
     };
-    let text = format!("pitr {label} {}", site.name);
+    let mut text = format!("pitr {label} {}", site.name);
+    // MySQL tells replicas apart by their UUID first: two that stream into two archives need two of them.
+    if let Some(id) = site.source.server_id {
+        text.push_str(&format!(" {id}"));
+    }
     let digest = blake3::hash(text.as_bytes());
     let number = |at: usize| digest.as_bytes().iter().skip(at).take(4).fold(0, |n, byte| n << 8 | u32::from(*byte));
     // Far above what people choose, so that it meets no server's.

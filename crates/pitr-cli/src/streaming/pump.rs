@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::flight::{Load, Place, Queue, Room};
 use super::{Pace, Pulse, Stop, stopped};
 use crate::failure::{During, Failure};
-use crate::limits::{BYTES_IN_FLIGHT, MAX_SEGMENT_BYTES, PULSE_INTERVAL, QUIET, SEGMENTS_IN_FLIGHT};
+use crate::limits::{BYTES_IN_FLIGHT, DRAIN, MAX_SEGMENT_BYTES, PULSE_INTERVAL, QUIET, SEGMENTS_IN_FLIGHT};
 
 type PositionOf<S> = <<S as LogStream>::Engine as Engine>::Position;
 
@@ -92,6 +92,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
     /// durable first, unless it is the archive that fails.
     pub async fn run(mut self, stop: &mut Stop) -> Result<End, Failure> {
         let mut ending: Option<Result<End, Failure>> = None;
+        let mut stopping: Option<Instant> = None;
         let mut ticks = interval(PULSE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -104,6 +105,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 self.flush()?;
                 continue;
             }
+            // What the source has sent, and what it sends meanwhile: nobody may ask for it again.
+            let drained_at = stopping.map(|since| (since + DRAIN).min(self.open.last_chunk.max(since) + QUIET));
             let room = self.has_room();
             let reading = ending.is_none() && room;
             // An upload that hangs is the one thing that the watchdog is to see.
@@ -112,10 +115,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
             }
             tokio::select! {
                 biased;
-                () = stopped(stop), if ending.is_none() => {
-                    self.drain()?;
-                    ending = Some(Ok(End::Stopped));
-                }
+                () = stopped(stop), if ending.is_none() && stopping.is_none() => stopping = Some(Instant::now()),
+                () = at(drained_at), if ending.is_none() && stopping.is_some() => ending = Some(Ok(End::Stopped)),
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.durable.send_replace(Some(stored?));
                     self.pulse.beat();
@@ -127,6 +128,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 () = at(cut_at), if ending.is_none() && cut_at.is_some() => self.seal()?,
                 chunk = self.stream.next(), if reading => match chunk {
                     Ok(Some(chunk)) => self.take(chunk)?,
+                    // The end, whatever it is, does not matter any more.
+                    Ok(None) | Err(_) if stopping.is_some() => ending = Some(Ok(End::Stopped)),
                     Ok(None) => ending = Some(Ok(End::Lineage)),
                     Err(error) if pitr_core::Classify::kind(&error) == ErrorKind::Absent => {
                         ending = Some(Ok(End::Removed(error.into())));
@@ -136,18 +139,6 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 _ = ticks.tick() => {}
             }
         }
-    }
-
-    /// Takes what is ready, up to a segment or two; nobody will ask for it again.
-    fn drain(&mut self) -> Result<(), Failure> {
-        while self.has_room() {
-            match self.stream.next().now_or_never() {
-                Some(Ok(Some(chunk))) => self.take(chunk)?,
-                // A fault does not matter any more.
-                _ => break,
-            }
-        }
-        Ok(())
     }
 
     /// Whether more log may be read now.
