@@ -1,5 +1,4 @@
 //! Many documents of the largest size, none of which compresses: the memory that each verb takes.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;
 

@@ -128,8 +128,9 @@ async fn while_the_store_hangs_the_server_is_answered_nothing_is_acknowledged_an
     ensure!(server.value(connection).await? == connected, "the connection was lost:\n{}", streamer.log());
     let moved = format!("SELECT (restart_lsn > '{kept}')::text FROM pg_replication_slots");
     ensure!(server.value(&moved).await? == "true", "the server keeps log that it need not keep");
-    // Would it stay silent, the runner of the tests ends this.
+    let begun = Instant::now();
     while signs_of_life(&manager) == 0 {
+        ensure!(begun.elapsed() < Duration::from_secs(60), "the watchdog would end a service that does its work");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())

@@ -106,7 +106,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                 continue;
             }
             // What the source has sent, and what it sends meanwhile: nobody may ask for it again.
-            let drained_at = stopping.map(|since| (since + DRAIN).min(self.open.last_chunk.max(since) + QUIET));
+            let (stop_at, quiet_at) =
+                (stopping.map(|since| since + DRAIN), stopping.map(|since| self.open.last_chunk.max(since) + QUIET));
             let room = self.has_room();
             let reading = ending.is_none() && room;
             // An upload that hangs is the one thing that the watchdog is to see.
@@ -116,7 +117,7 @@ impl<'a, S: LogStream> Pump<'a, S> {
             tokio::select! {
                 biased;
                 () = stopped(stop), if ending.is_none() && stopping.is_none() => stopping = Some(Instant::now()),
-                () = at(drained_at), if ending.is_none() && stopping.is_some() => ending = Some(Ok(End::Stopped)),
+                () = at(stop_at), if ending.is_none() && stopping.is_some() => ending = Some(Ok(End::Stopped)),
                 Some(stored) = self.uploads.next(), if !self.uploads.is_empty() => {
                     self.durable.send_replace(Some(stored?));
                     self.pulse.beat();
@@ -136,6 +137,8 @@ impl<'a, S: LogStream> Pump<'a, S> {
                     }
                     Err(error) => ending = Some(Err(error.into())),
                 },
+                // After reading: while there was no room nothing could come.
+                () = at(quiet_at), if reading && stopping.is_some() => ending = Some(Ok(End::Stopped)),
                 _ = ticks.tick() => {}
             }
         }

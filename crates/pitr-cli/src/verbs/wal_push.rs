@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use pitr_archive::{Press, Pressed, Put, SourceArchive};
 use pitr_core::{ErrorKind, Facts, LineageId};
+use pitr_postgres::limits::LONG_PAGE_HEADER;
 use pitr_postgres::push::{self, Checked, FileCheck};
 use pitr_postgres::{PgPosition, Postgres, TimelineId, WalFileName};
 use serde_json::json;
@@ -140,16 +141,13 @@ async fn compare_with_tails(
         return Ok(());
     }
     let mut source = Source::open(path)?;
-    let (mut check, mut offset) = (None, 0);
+    let head = source.read(0, LONG_PAGE_HEADER)?;
+    let mut check = FileCheck::begin(file, source.len, &head, None)?.continuing(seams);
+    let mut offset = 0;
     while offset < source.len {
         let piece = source.read(offset, PUSH_PIECE_BYTES.min(source.len - offset))?;
+        check.feed(&piece)?;
         offset += piece.len() as u64;
-        let mut next = match check.take() {
-            Some(check) => check,
-            None => FileCheck::begin(file, source.len, &piece, None)?.continuing(std::mem::take(&mut seams)),
-        };
-        next.feed(&piece)?;
-        check = Some(next);
     }
     Ok(())
 }

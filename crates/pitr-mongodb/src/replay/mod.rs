@@ -257,8 +257,8 @@ impl Replay {
         self.counts.writes += 1;
         let (ns, hash) = (known.ns(), hasher.finish());
         let write = match write.o2 {
-            // From a capped collection nothing could be deleted.
-            Some(o2) if write.must_be_inserted() && !known.capped => {
+            // From a capped collection nothing could be deleted. Later servers take it as it is, and tell of one that is gone.
+            Some(o2) if self.target.version < (5, 0, 0) && !known.capped && write.must_be_inserted() => {
                 let gone = Write { op: Op::Delete, o: o2, o2: None, ..*write };
                 let operation = gone.to_operation(&ns);
                 self.lanes.write(Ready { operation, hash, plain: false, at, tolerant }).await?;

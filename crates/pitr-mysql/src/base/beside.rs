@@ -1,4 +1,5 @@
-//! What a server has beside its databases: spatial reference systems, tablespaces, loadable functions, time zones, and what a base leaves out.
+//! What a server has beside its databases: spatial reference systems, tablespaces, loadable functions, time zones, and what
+//! a base leaves out.
 
 use super::BaseError;
 use super::format::{Definition, Kind, Statement, literal, quoted};
@@ -32,7 +33,7 @@ pub async fn definitions(session: &mut Sql, flavour: Flavour) -> Result<Vec<Defi
     Ok(found)
 }
 
-/// Numbers outside those that MySQL keeps for itself, and refuses with a warning to give away.
+/// Those with a number outside the ranges that MySQL keeps for itself: whoever makes one inside is warned.
 const REFERENCES: &str = "SELECT srs_id, srs_name, organization, organization_coordsys_id, definition, description FROM information_schema.st_spatial_reference_systems WHERE srs_id > 32767 AND srs_id NOT BETWEEN 60000000 AND 69999999 AND srs_id NOT BETWEEN 2000000000 AND 2147483647 ORDER BY srs_id";
 
 fn spatial_reference(row: &Row) -> Result<Definition, BaseError> {
