@@ -109,7 +109,7 @@ impl<'a> Entry<'a> {
             let element = element.map_err(|error| damage(offset, error))?;
             // Only what is asked for is validated: a user's document may hold anything.
             let key = element.key().as_str();
-            if Fields::WANTED.contains(&key) {
+            if Fields::wants(key) {
                 let value = element.value().map_err(|error| damage(offset, error))?;
                 fields.take(key, value).ok_or_else(|| malformed(offset, key))?;
             }
@@ -200,8 +200,9 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    const WANTED: [&'static str; 11] =
-        ["ts", "t", "wall", "op", "ns", "ui", "o", "o2", "lsid", "txnNumber", "multiOpType"];
+    fn wants(key: &str) -> bool {
+        matches!(key, "ts" | "t" | "wall" | "op" | "ns" | "ui" | "o" | "o2" | "lsid" | "txnNumber" | "multiOpType")
+    }
 
     /// Keeps a field; `None` if it has a type that no server gives it.
     fn take(&mut self, key: &str, value: RawBsonRef<'a>) -> Option<()> {

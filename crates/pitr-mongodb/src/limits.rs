@@ -111,6 +111,14 @@ pub const LANES: usize = 4;
 /// Writes that are sent to the target at once, at most.
 pub const BATCH_WRITES: usize = 1000;
 
+/// Writes that wait on one lane for others on the same document, and their bytes, about.
+pub const WINDOW_WRITES: usize = 8000;
+/// See [`WINDOW_WRITES`].
+pub const WINDOW_BYTES: usize = 2 << 20;
+
+/// Depth to which the difference between two documents is followed.
+pub const MAX_DELTA_DEPTH: usize = 100;
+
 /// Inserts into one collection that are worth a command of their own.
 pub const FEWEST_INSERTS: usize = 8;
 
@@ -123,8 +131,18 @@ pub const BATCH_BYTES: usize = 1 << 20;
 /// Bytes of batches on their way to the target; each is held about three times while it is sent.
 pub const BATCHES_MEMORY: usize = 16 << 20;
 
-/// Batches that wait for a lane.
+/// Batches of a base that wait for a worker.
 pub const QUEUED_BATCHES: usize = 1;
+
+/// Writes that are handed to a lane at once, and their bytes, about; and how often before the lane has to take them.
+pub const HANDFUL_WRITES: usize = 128;
+/// See [`HANDFUL_WRITES`].
+pub const HANDFUL_BYTES: usize = 128 << 10;
+/// See [`HANDFUL_WRITES`].
+pub const QUEUED_HANDFULS: usize = 2;
+
+/// A write of more bytes than this waits for no other, and for room of [`BATCHES_MEMORY`].
+pub const LARGE_WRITE: usize = 256 << 10;
 
 /// How often a restore notes how far it is.
 pub const CHECKPOINT: Duration = Duration::from_secs(10);

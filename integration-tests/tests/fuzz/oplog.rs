@@ -5,6 +5,7 @@ use integration_tests::mongo_load::{self, Load};
 use integration_tests::mongo_truth::Truth;
 use integration_tests::{Mongo, MongoSetup, Scratch};
 use pitr_mongodb::entry::{Entries, Meaning};
+use pitr_mongodb::replay::delta::{Update, applied, merged};
 use pitr_mongodb::replay::operation::{Write, hash_id};
 use pitr_mongodb::scan;
 use rand::RngExt;
@@ -45,19 +46,21 @@ async fn oplog_of_a_real_server_may_be_damaged_in_any_way() -> Result<()> {
 
 /// What a replay looks at before it sends anything.
 fn look_into(entry: &pitr_mongodb::entry::Entry<'_>) {
-    let mut hasher = std::hash::DefaultHasher::new();
     match entry.meaning() {
-        Meaning::Write => {
-            if let Some(id) = Write::of_entry(entry).id() {
-                hash_id(id, &mut hasher);
-            }
-        }
+        Meaning::Write if entry.operations().is_none() => look_at(&Write::of_entry(entry)),
         _ => {
             let operations = entry.operations().into_iter().flatten().flatten();
-            for write in operations.filter_map(|operation| Write::of_operation(operation.as_document()?)) {
-                write.id().into_iter().for_each(|id| hash_id(id, &mut hasher));
-                write.to_operation("a.b");
-            }
+            operations.filter_map(|operation| Write::of_operation(operation.as_document()?)).for_each(|w| look_at(&w));
+        }
+    }
+}
+
+fn look_at(write: &Write<'_>) {
+    write.id().into_iter().for_each(|id| hash_id(id, &mut std::hash::DefaultHasher::new()));
+    if let Update::Delta(delta) = Update::of(write.o) {
+        // Of the document only some fields are known here, and the update stands on itself as well as on any other.
+        for after in [applied(write.o2.unwrap_or(write.o), delta), merged(delta, delta)].into_iter().flatten() {
+            assert!(after.iter_elements().all(|element| element.is_ok()), "{after:?}");
         }
     }
 }

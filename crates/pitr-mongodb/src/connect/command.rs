@@ -9,14 +9,32 @@ const ELEMENT: usize = 12;
 const ARRAY: u8 = 4;
 const DOCUMENT: u8 = 3;
 
+/// A document on its way into a command.
+pub trait Piece {
+    /// Its length in bytes.
+    fn size(&self) -> usize;
+    /// Adds it.
+    fn put(&self, out: &mut Vec<u8>);
+}
+
+impl Piece for &[u8] {
+    fn size(&self) -> usize {
+        self.len()
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
 /// A command that begins like `begin`, holds an array of documents, and ends with `options`.
-pub fn with_documents<'a>(
+pub fn with_documents(
     begin: &RawDocument,
     key: &str,
-    documents: impl Iterator<Item = &'a [u8]> + Clone,
+    documents: impl Iterator<Item = impl Piece> + Clone,
     options: &RawDocument,
 ) -> Result<RawDocumentBuf> {
-    let content: usize = documents.clone().map(|document| document.len() + ELEMENT).sum();
+    let content: usize = documents.clone().map(|document| document.size() + ELEMENT).sum();
     let around = begin.as_bytes().len() + options.as_bytes().len() + key.len() + ELEMENT;
     let mut bytes = Vec::with_capacity(content + around);
     open(&mut bytes);
@@ -29,7 +47,7 @@ pub fn with_documents<'a>(
         bytes.push(DOCUMENT);
         bytes.extend_from_slice(number.to_string().as_bytes());
         bytes.push(0);
-        bytes.extend_from_slice(document);
+        document.put(&mut bytes);
     }
     close(&mut bytes, array);
     bytes.extend_from_slice(elements(options));
@@ -44,12 +62,13 @@ fn elements(document: &RawDocument) -> &[u8] {
 }
 
 /// Leaves room for the length of a document or array. Returns where it begins.
-fn open(bytes: &mut Vec<u8>) -> usize {
+pub fn open(bytes: &mut Vec<u8>) -> usize {
     bytes.extend_from_slice(&[0; size_of::<u32>()]);
     bytes.len() - size_of::<u32>()
 }
 
-fn close(bytes: &mut Vec<u8>, begin: usize) {
+/// Ends what was opened there.
+pub fn close(bytes: &mut Vec<u8>, begin: usize) {
     bytes.push(0);
     // No command is that long: a server takes 48 MB.
     let length = u32::try_from(bytes.len() - begin).unwrap_or(u32::MAX);
@@ -74,7 +93,7 @@ mod tests {
         let command = with_documents(&rawdoc! { "insert": "a" }, "documents", slices(), &rawdoc! { "ordered": false });
         let expected = doc! { "insert": "a", "documents": documents, "ordered": false };
         assert_eq!(command.unwrap().as_bytes(), expected.to_vec().unwrap());
-        let command = with_documents(&rawdoc! {}, "applyOps", [].into_iter(), &rawdoc! {}).unwrap();
+        let command = with_documents(&rawdoc! {}, "applyOps", std::iter::empty::<&[u8]>(), &rawdoc! {}).unwrap();
         assert_eq!(command.as_bytes(), doc! { "applyOps": [] }.to_vec().unwrap());
     }
 }

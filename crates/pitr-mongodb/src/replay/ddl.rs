@@ -123,7 +123,7 @@ impl<'a> Command<'a> {
         let Some((id, known)) = self.id.and_then(|id| Some((id, model.get(id)?))) else { return Ok(()) };
         let to = self.text("to")?;
         let (db, name) = to.split_once('.').ok_or_else(|| self.malformed("to"))?;
-        let from = known.ns();
+        let from = known.ns.to_string();
         // The log names the collection in the way by its identifier, which is another one on the target.
         let drop_target = !matches!(self.o.get("dropTarget"), None | Some(Bson::Boolean(false)));
         let command = doc! { "renameCollection": &from, "to": to, "dropTarget": drop_target };
@@ -151,7 +151,7 @@ impl<'a> Command<'a> {
         let Some((target, _)) = target else { return Ok(()) };
         let operation = doc! { "op": "c", "ns": format!("{}.$cmd", self.db), "o": command };
         let operation = RawDocumentBuf::try_from(&operation).map_err(|error| Error::answer("replaying", error))?;
-        match send(target, std::iter::once(operation.as_ref())).await {
+        match send(target, std::iter::once(operation.as_bytes())).await {
             Ok(()) => Ok(()),
             Err(error) if error.code().is_some_and(|code| accepted.contains(&code)) => Ok(()),
             Err(error) if error.code().is_none() => Err(error),

@@ -27,11 +27,8 @@ pub fn split(batch: &[Ready]) -> (Vec<Inserts<'_>>, Vec<&Ready>) {
     let mut first = HashSet::with_capacity(batch.len());
     let mut by_place: BTreeMap<&str, Vec<(usize, &RawDocument)>> = BTreeMap::new();
     for (at, ready) in batch.iter().enumerate() {
-        if first.insert(ready.hash)
-            && ready.plain
-            && let (Ok(ns), Ok(document)) = (ready.operation.get_str("ns"), ready.operation.get_document("o"))
-        {
-            by_place.entry(ns).or_default().push((at, document));
+        if first.insert(ready.hash) && ready.plain {
+            by_place.entry(&ready.ns).or_default().push((at, &ready.o));
         }
     }
     by_place.retain(|_, documents| documents.len() >= FEWEST_INSERTS);
@@ -63,34 +60,33 @@ impl Inserts<'_> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use bson::RawDocumentBuf;
-
+    use super::super::operation::Kind::{self, Delete, Insert, Update};
     use super::*;
     use crate::position::{OpTime, Stamp};
 
-    fn ready(op: &str, id: i32, plain: bool) -> Ready {
-        let operation: RawDocumentBuf = rawdoc! { "op": op, "ns": "a.b", "o": { "_id": id } };
-        let hash = u64::try_from(id).unwrap();
-        Ready { operation, hash, plain, at: OpTime { term: 1, stamp: Stamp::new(1, 1) }, tolerant: false }
+    fn ready(kind: Kind, id: i32, plain: bool) -> Ready {
+        let o = rawdoc! { "_id": id };
+        let (hash, at) = (u64::try_from(id).unwrap(), OpTime { term: 1, stamp: Stamp::new(1, 1) });
+        Ready { kind, ns: "a.b".into(), o2: Some(o.clone()), o, hash, plain, at, tolerant: false, folds: true }
     }
 
     #[test]
     fn only_what_comes_first_to_a_document_goes_ahead() {
-        let mut batch: Vec<Ready> = (0..20).map(|id| ready("i", id, true)).collect();
+        let mut batch: Vec<Ready> = (0..20).map(|id| ready(Insert, id, true)).collect();
         // Deleted and inserted again: the second insert has to wait.
-        batch.extend([ready("u", 3, false), ready("d", 4, false), ready("i", 4, true)]);
-        batch.extend([ready("d", 30, false), ready("i", 30, true), ready("i", 31, false)]);
+        batch.extend([ready(Update, 3, false), ready(Delete, 4, false), ready(Insert, 4, true)]);
+        batch.extend([ready(Delete, 30, false), ready(Insert, 30, true), ready(Insert, 31, false)]);
         let (inserts, rest) = split(&batch);
         let [inserts] = inserts.as_slice() else { panic!("{}", inserts.len()) };
         let ids: Vec<i32> = inserts.documents.iter().map(|document| document.get_i32("_id").unwrap()).collect();
         assert_eq!((inserts.db, inserts.name, ids), ("a", "b", (0..20).collect()));
-        let rest: Vec<_> = rest.iter().map(|ready| (ready.operation.get_str("op").unwrap(), ready.hash)).collect();
-        assert_eq!(rest, [("u", 3), ("d", 4), ("i", 4), ("d", 30), ("i", 30), ("i", 31)]);
+        let rest: Vec<_> = rest.iter().map(|ready| (ready.kind, ready.hash)).collect();
+        assert_eq!(rest, [(Update, 3), (Delete, 4), (Insert, 4), (Delete, 30), (Insert, 30), (Insert, 31)]);
     }
 
     #[test]
     fn a_few_inserts_are_not_worth_a_command_of_their_own() {
-        let batch = [ready("i", 1, true), ready("i", 2, true)];
+        let batch = [ready(Insert, 1, true), ready(Insert, 2, true)];
         let (inserts, rest) = split(&batch);
         assert_eq!((inserts.len(), rest.len()), (0, 2));
     }

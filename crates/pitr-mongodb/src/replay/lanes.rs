@@ -5,21 +5,29 @@
 
 use std::sync::Arc;
 
-use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
+use bson::{RawDocumentBuf, doc, rawdoc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::inserts::{self, Inserts};
-use crate::connect::{Member, with_documents};
+use super::operation::{Kind, Operation};
+use super::pending::Pending;
+use crate::connect::{Member, Piece, find_one, with_documents};
 use crate::error::{Error, Result};
-use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, QUEUED_BATCHES};
+use crate::limits::{BATCHES_MEMORY, HANDFUL_BYTES, HANDFUL_WRITES, LANES, LARGE_WRITE, QUEUED_HANDFULS};
 use crate::position::OpTime;
 
 /// One write, ready to be sent.
 #[derive(Debug)]
 pub struct Ready {
-    /// As `applyOps` takes it.
-    pub operation: RawDocumentBuf,
+    /// What it does.
+    pub kind: Kind,
+    /// The collection, by the name that it has on the target then.
+    pub ns: Arc<str>,
+    /// The object, as the log has it.
+    pub o: RawDocumentBuf,
+    /// `{_id: …}` of an update.
+    pub o2: Option<RawDocumentBuf>,
     /// The same for all writes on one document.
     pub hash: u64,
     /// True for an insert that a client's command would do to the same effect.
@@ -28,24 +36,40 @@ pub struct Ready {
     pub at: OpTime,
     /// True if its document may be newer than the log: an update of one that is gone is then no error.
     pub tolerant: bool,
+    /// True if nothing but the writes before it decides what it does: it may become one with the last of them.
+    pub folds: bool,
+}
+
+impl Ready {
+    /// As `applyOps` takes it.
+    pub fn operation(&self) -> Operation<'_> {
+        Operation { kind: self.kind, ns: &self.ns, o: &self.o, o2: self.o2.as_deref() }
+    }
+
+    /// Bytes that it holds, about.
+    pub fn bytes(&self) -> usize {
+        self.o.as_bytes().len() + self.o2.as_ref().map_or(0, |o2| o2.as_bytes().len())
+    }
 }
 
 enum Message {
-    Batch(Vec<Ready>, OwnedSemaphorePermit),
+    Writes(Vec<Ready>),
+    /// One that is sent at once, and the room that it takes until then.
+    Large(Box<Ready>, OwnedSemaphorePermit),
     Barrier(oneshot::Sender<()>),
 }
 
 struct Lane {
     queue: mpsc::Sender<Message>,
     task: JoinHandle<Result<()>>,
-    batch: Vec<Ready>,
+    handful: Vec<Ready>,
     bytes: usize,
 }
 
 /// All lanes.
 pub struct Lanes {
     lanes: Vec<Lane>,
-    /// Bytes that may be on their way on all of them together, in units of [`UNIT`].
+    /// Bytes that large writes may hold on all of them together, in units of [`UNIT`]. A command is held about three times while it is sent.
     room: Arc<Semaphore>,
 }
 
@@ -56,9 +80,9 @@ impl Lanes {
     /// Lanes to one target.
     pub fn new(target: &Member) -> Self {
         let lane = |_| {
-            let (queue, messages) = mpsc::channel(QUEUED_BATCHES);
+            let (queue, messages) = mpsc::channel(QUEUED_HANDFULS);
             let task = tokio::spawn(work(target.clone(), messages));
-            Lane { queue, task, batch: Vec::new(), bytes: 0 }
+            Lane { queue, task, handful: Vec::new(), bytes: 0 }
         };
         Self { lanes: (0..LANES).map(lane).collect(), room: Arc::new(Semaphore::new(ROOM)) }
     }
@@ -67,15 +91,19 @@ impl Lanes {
     pub async fn write(&mut self, ready: Ready) -> Result<()> {
         let at = usize::try_from(ready.hash % LANES as u64).unwrap_or(0);
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
-        let bytes = ready.operation.as_bytes().len();
-        // A document of the largest size fills a command by itself.
-        if lane.bytes + bytes > BATCH_BYTES {
-            lane.send_batch(&self.room).await?;
+        let bytes = ready.bytes();
+        if bytes > LARGE_WRITE {
+            lane.hand_over().await?;
+            // What is larger than all of it goes alone.
+            let units = u32::try_from(bytes.div_ceil(UNIT).min(ROOM)).unwrap_or(u32::MAX);
+            let share = Arc::clone(&self.room).acquire_many_owned(units).await;
+            let share = share.map_err(|error| Error::answer("replaying", error))?;
+            return lane.send(Message::Large(Box::new(ready), share)).await;
         }
         lane.bytes += bytes;
-        lane.batch.push(ready);
-        if lane.batch.len() >= BATCH_WRITES || lane.bytes >= BATCH_BYTES {
-            lane.send_batch(&self.room).await?;
+        lane.handful.push(ready);
+        if lane.handful.len() >= HANDFUL_WRITES || lane.bytes >= HANDFUL_BYTES {
+            lane.hand_over().await?;
         }
         Ok(())
     }
@@ -84,7 +112,7 @@ impl Lanes {
     pub async fn barrier(&mut self) -> Result<()> {
         let mut waiting = Vec::with_capacity(self.lanes.len());
         for lane in &mut self.lanes {
-            lane.send_batch(&self.room).await?;
+            lane.hand_over().await?;
             let (done, wait) = oneshot::channel();
             lane.send(Message::Barrier(done)).await?;
             waiting.push(wait);
@@ -106,18 +134,13 @@ impl Drop for Lanes {
 }
 
 impl Lane {
-    async fn send_batch(&mut self, room: &Arc<Semaphore>) -> Result<()> {
-        if self.batch.is_empty() {
+    async fn hand_over(&mut self) -> Result<()> {
+        if self.handful.is_empty() {
             return Ok(());
         }
-        // What is larger than all of it goes alone.
-        let units = self.bytes.div_ceil(UNIT).clamp(1, ROOM);
-        let units = u32::try_from(units).map_err(|error| Error::answer("replaying", error))?;
-        let share = Arc::clone(room).acquire_many_owned(units).await;
-        let share = share.map_err(|error| Error::answer("replaying", error))?;
         self.bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        self.send(Message::Batch(batch, share)).await
+        let handful = std::mem::replace(&mut self.handful, Vec::with_capacity(HANDFUL_WRITES));
+        self.send(Message::Writes(handful)).await
     }
 
     async fn send(&mut self, message: Message) -> Result<()> {
@@ -137,15 +160,40 @@ impl Lane {
 }
 
 async fn work(target: Member, mut messages: mpsc::Receiver<Message>) -> Result<()> {
+    let mut pending = Pending::default();
     while let Some(message) = messages.recv().await {
         match message {
-            Message::Batch(batch, share) => {
-                apply(&target, &batch).await?;
-                drop((batch, share));
+            Message::Writes(writes) => {
+                for ready in writes {
+                    take(&target, &mut pending, ready).await?;
+                }
             }
-            // Whoever waited may have given up; that is no reason to fail.
-            Message::Barrier(done) => drop(done.send(())),
+            Message::Large(ready, share) => {
+                take(&target, &mut pending, *ready).await?;
+                apply_all(&target, &mut pending).await?;
+                drop(share);
+            }
+            Message::Barrier(done) => {
+                apply_all(&target, &mut pending).await?;
+                // Whoever waited may have given up; that is no reason to fail.
+                done.send(()).ok();
+            }
         }
+    }
+    Ok(())
+}
+
+async fn take(target: &Member, pending: &mut Pending, ready: Ready) -> Result<()> {
+    while pending.is_full_for(ready.bytes()) {
+        apply(target, &pending.batch()).await?;
+    }
+    pending.push(ready);
+    Ok(())
+}
+
+async fn apply_all(target: &Member, pending: &mut Pending) -> Result<()> {
+    while !pending.is_empty() {
+        apply(target, &pending.batch()).await?;
     }
     Ok(())
 }
@@ -160,7 +208,7 @@ async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
     }
     for ready in batch {
         // Every write is idempotent, and the order within the lane stays: what was applied already may come again.
-        if let Err(error) = send(target, std::iter::once(ready.operation.as_ref())).await
+        if let Err(error) = send(target, std::iter::once(ready.operation())).await
             && (error.code().is_none() || !(ready.tolerant && is_update_of_nothing(target, ready).await?))
         {
             return Err(failed(ready, &error));
@@ -173,45 +221,42 @@ async fn apply_at_once(target: &Member, inserts: &[Inserts<'_>], rest: &[&Ready]
     for inserts in inserts {
         if !inserts.send(target).await? {
             // In the order of the log they replace what is there.
-            return send(target, inserts.batch.iter().map(|ready| ready.operation.as_ref())).await;
+            return send(target, inserts.batch.iter().map(Ready::operation)).await;
         }
     }
-    if rest.is_empty() {
-        return Ok(());
-    }
-    send(target, rest.iter().map(|ready| ready.operation.as_ref())).await
+    send(target, rest.iter().map(|ready| ready.operation())).await
 }
 
 /// Applies operations in one command.
-pub async fn send<'a>(target: &Member, operations: impl Iterator<Item = &'a RawDocument> + Clone) -> Result<()> {
+pub async fn send(target: &Member, operations: impl Iterator<Item = impl Piece> + Clone) -> Result<()> {
+    if operations.clone().next().is_none() {
+        return Ok(());
+    }
     let mut options = rawdoc! { "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
         options.append(bson::cstr!("allowAtomic"), false);
         options.append(bson::cstr!("alwaysUpsert"), false);
     }
-    let operations = operations.map(RawDocument::as_bytes);
     let command = with_documents(&rawdoc! {}, "applyOps", operations, &options)?;
     target.run_raw("admin", command, "applying log").await.map(drop)
 }
 
 /// True if the write is an update, and the document that it is for does not exist.
 async fn is_update_of_nothing(target: &Member, ready: &Ready) -> Result<bool> {
-    let operation = Document::try_from(ready.operation.as_ref()).map_err(|error| Error::answer("replaying", error))?;
-    let Ok("u") = operation.get_str("op") else { return Ok(false) };
-    let id = operation.get_document("o2").ok().and_then(|o2| o2.get("_id"));
-    let (Some(id), Some((db, name))) = (id, operation.get_str("ns").ok().and_then(|ns| ns.split_once('.'))) else {
+    let id = ready.o2.as_ref().and_then(|o2| o2.get("_id").ok().flatten());
+    let (Kind::Update, Some(id), Some((db, name))) = (ready.kind, id, ready.ns.split_once('.')) else {
         return Ok(false);
     };
-    let filter = doc! { "_id": { "$eq": id.clone() } };
-    Ok(crate::connect::find_one(target, db, name, filter).await?.is_none())
+    let id = bson::Bson::try_from(id).map_err(|error| Error::answer("replaying", error))?;
+    Ok(find_one(target, db, name, doc! { "_id": { "$eq": id } }).await?.is_none())
 }
 
 fn failed(ready: &Ready, error: &Error) -> Error {
-    let text = |key: &str| ready.operation.get_str(key).unwrap_or("?").to_owned();
-    Error::Replay {
-        operation: format!("{} on {}", text("op"), text("ns")),
-        at: ready.at.to_string(),
-        why: error.to_string(),
-    }
+    let what = match ready.kind {
+        Kind::Insert => "an insert into",
+        Kind::Update => "an update in",
+        Kind::Delete => "a delete in",
+    };
+    Error::Replay { operation: format!("{what} {}", ready.ns), at: ready.at.to_string(), why: error.to_string() }
 }

@@ -5,21 +5,26 @@
 //! built when the log has been applied.
 
 mod ddl;
+pub mod delta;
 mod inserts;
 mod lanes;
 pub mod model;
 pub mod operation;
+mod pending;
 pub mod progress;
 mod transactions;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use bson::{RawDocument, rawdoc};
 
 pub(crate) use self::lanes::send;
 
 use self::ddl::Command;
 use self::lanes::{Lanes, Ready};
 use self::model::Model;
-use self::operation::{Write, hash_id};
+use self::operation::{Kind, Write, hash_id};
 use self::progress::{Progress, Reached};
 use self::transactions::Transactions;
 use crate::base::inventory::is_kept;
@@ -254,21 +259,40 @@ impl Replay {
         }
         // Newer than the log: what an interrupted restore had sent, and what was read late.
         let tolerant = self.range.before.is_in_doubt(at.stamp) || known.until.is_some_and(|until| at.stamp <= until);
+        // Users and roles are not documents like others.
+        let folds = !tolerant && !known.in_order && db != "admin";
         self.counts.writes += 1;
-        let (ns, hash) = (known.ns(), hasher.finish());
-        let write = match write.o2 {
+        let ready = |kind, o: &RawDocument, plain| Ready {
+            kind,
+            ns: Arc::clone(&known.ns),
+            o: o.to_owned(),
+            // A shard key beside `_id` is not needed to find the document.
+            o2: write.id().filter(|_| kind == Kind::Update).map(|id| rawdoc! { "_id": id }),
+            hash: hasher.finish(),
+            plain,
+            at,
+            tolerant,
+            folds,
+        };
+        match write.o2 {
             // From a capped collection nothing could be deleted. Later servers take it as it is, and tell of one that is gone.
             Some(o2) if self.target.version < (5, 0, 0) && !known.capped && write.must_be_inserted() => {
-                let gone = Write { op: Op::Delete, o: o2, o2: None, ..*write };
-                let operation = gone.to_operation(&ns);
-                self.lanes.write(Ready { operation, hash, plain: false, at, tolerant }).await?;
-                Write { op: Op::Insert, ..*write }
+                let (gone, new) = (ready(Kind::Delete, o2, false), ready(Kind::Insert, write.o, false));
+                self.lanes.write(gone).await?;
+                self.lanes.write(new).await
             }
-            _ => *write,
-        };
-        // What may be there already is replaced, which only the way of the log does.
-        let plain = !tolerant && !known.in_order && write.is_plain_insert();
-        self.lanes.write(Ready { operation: write.to_operation(&ns), hash, plain, at, tolerant }).await
+            _ => {
+                // What may be there already is replaced, which only the way of the log does.
+                let plain = !tolerant && !known.in_order && write.is_plain_insert();
+                let kind = match write.op {
+                    Op::Insert => Kind::Insert,
+                    Op::Delete => Kind::Delete,
+                    _ => Kind::Update,
+                };
+                let ready = ready(kind, write.o, plain);
+                self.lanes.write(ready).await
+            }
+        }
     }
 
     async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {

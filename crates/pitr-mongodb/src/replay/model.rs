@@ -5,6 +5,7 @@
 //! since a unique index would fail on states that the source only ever passed through in another order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use bson::{Bson, Document, doc};
 
@@ -18,6 +19,8 @@ pub struct Known {
     pub db: String,
     /// Name in it, now.
     pub name: String,
+    /// `database.collection`.
+    pub ns: Arc<str>,
     /// True if order among documents matters, or `_id` is not compared byte by byte.
     pub in_order: bool,
     /// True if its oldest documents make room for new ones.
@@ -36,13 +39,9 @@ impl Known {
         let collated = options.contains_key("collation");
         let capped = options.get_bool("capped").unwrap_or(false);
         let in_order = collated || capped || options.contains_key("clusteredIndex");
+        let ns = format!("{db}.{name}").into();
         let (db, name) = (db.to_owned(), name.to_owned());
-        Self { db, name, in_order, capped, collated, until: None, indexes: BTreeMap::new() }
-    }
-
-    /// `database.collection`.
-    pub fn ns(&self) -> String {
-        format!("{}.{}", self.db, self.name)
+        Self { db, name, ns, in_order, capped, collated, until: None, indexes: BTreeMap::new() }
     }
 
     /// Notes an index that is there from now on.
@@ -149,6 +148,7 @@ impl Model {
         }
         if let Some(known) = self.by_id.get_mut(&id) {
             (known.db, known.name) = (db.to_owned(), name.to_owned());
+            known.ns = format!("{db}.{name}").into();
         }
     }
 

@@ -4,8 +4,9 @@ use std::hash::{Hash, Hasher};
 
 use bson::raw::RawElement;
 use bson::spec::ElementType;
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, cstr};
+use bson::{RawBsonRef, RawDocument, Timestamp};
 
+use crate::connect::{Piece, close, open};
 use crate::entry::{Entry, Op, uuid_of};
 use crate::limits::{MAX_DOCUMENT, MAX_HASH_DEPTH};
 
@@ -68,25 +69,65 @@ impl<'a> Write<'a> {
         let open = !matches!(db, "admin" | "config" | "local") && !name.starts_with("system.");
         self.op == Op::Insert && open && self.o.as_bytes().len() <= MAX_DOCUMENT && !is_changed_by_insert(self.o)
     }
+}
 
-    /// As an operation of `applyOps`, on a collection of that name. Without the identifier: the target's is another.
-    pub fn to_operation(self, ns: &str) -> RawDocumentBuf {
-        let letter = match self.op {
-            Op::Insert => "i",
-            Op::Delete => "d",
-            _ => "u",
+/// What is done to a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It comes into being.
+    Insert,
+    /// It changes.
+    Update,
+    /// It goes away.
+    Delete,
+}
+
+/// A write as an operation of `applyOps`. Without the identifier of its collection: the target's is another.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation<'a> {
+    /// What it does.
+    pub kind: Kind,
+    /// To a document in which collection.
+    pub ns: &'a str,
+    /// The object.
+    pub o: &'a RawDocument,
+    /// `{_id: …}` of an update.
+    pub o2: Option<&'a RawDocument>,
+}
+
+const STRING: u8 = 2;
+const DOCUMENT: u8 = 3;
+
+impl Piece for Operation<'_> {
+    fn size(&self) -> usize {
+        let text = |key: &str, value: &str| key.len() + value.len() + 7;
+        let object = |key: &str, value: &RawDocument| key.len() + value.as_bytes().len() + 2;
+        5 + text("op", "i") + text("ns", self.ns) + object("o", self.o) + self.o2.map_or(0, |o2| object("o2", o2))
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let op = match self.kind {
+            Kind::Insert => "i",
+            Kind::Update => "u",
+            Kind::Delete => "d",
         };
-        let mut operation = RawDocumentBuf::new();
-        operation.append(cstr!("op"), letter);
-        operation.append(cstr!("ns"), ns);
-        operation.append(cstr!("o"), self.o);
-        // A shard key beside `_id` is not needed to find the document.
-        if let (Op::Update, Some(id)) = (self.op, self.id()) {
-            let mut o2 = RawDocumentBuf::new();
-            o2.append(cstr!("_id"), id);
-            operation.append(cstr!("o2"), o2);
+        let begin = open(out);
+        for (key, value) in [("op\0", op), ("ns\0", self.ns)] {
+            out.push(STRING);
+            out.extend_from_slice(key.as_bytes());
+            // A name of a collection has 255 bytes at most.
+            out.extend_from_slice(&u32::try_from(value.len() + 1).unwrap_or(u32::MAX).to_le_bytes());
+            out.extend_from_slice(value.as_bytes());
+            out.push(0);
         }
-        operation
+        for (key, value) in [("o\0", Some(self.o)), ("o2\0", self.o2)] {
+            if let Some(value) = value {
+                out.push(DOCUMENT);
+                out.extend_from_slice(key.as_bytes());
+                out.extend_from_slice(value.as_bytes());
+            }
+        }
+        close(out, begin);
     }
 }
 
@@ -186,8 +227,12 @@ mod tests {
         };
         let bytes = operation.to_vec().unwrap();
         let write = Write::of_operation(RawDocument::from_bytes(&bytes).unwrap()).unwrap();
-        assert_eq!(write.uuid, Some([1; 16]));
-        let sent: bson::Document = write.to_operation("a.c").as_ref().try_into().unwrap();
-        assert_eq!(sent, doc! { "op": "u", "ns": "a.c", "o": { "$v": 2 }, "o2": { "_id": 3 } });
+        assert_eq!((write.uuid, write.id()), (Some([1; 16]), Some(RawBsonRef::Int32(3))));
+        let o2 = bson::rawdoc! { "_id": 3 };
+        let sent = Operation { kind: Kind::Update, ns: "a.c", o: write.o, o2: Some(&o2) };
+        let mut out = Vec::new();
+        sent.put(&mut out);
+        let expected = doc! { "op": "u", "ns": "a.c", "o": { "$v": 2 }, "o2": { "_id": 3 } };
+        assert_eq!((sent.size(), out), (expected.to_vec().unwrap().len(), expected.to_vec().unwrap()));
     }
 }

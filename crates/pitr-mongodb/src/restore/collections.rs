@@ -75,7 +75,7 @@ pub async fn build_indexes(target: &Member, model: &Model) -> Result<u64> {
 }
 
 async fn build(target: &Member, known: &Known) -> Result<u64> {
-    let doing = format!("building indexes of {}", known.ns());
+    let doing = format!("building indexes of {}", known.ns);
     let mut indexes: Vec<Document> = known.indexes.values().cloned().collect();
     for index in &mut indexes {
         // Written by servers before 4.4, and no longer accepted.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bson::{Bson, RawDocument, RawDocumentBuf, cstr, rawdoc};
+use bson::{Bson, RawDocument, rawdoc};
 use pitr_core::PortError;
 use pitr_core::ports::{PartInfo, PartTarget};
 use tokio::sync::mpsc;
@@ -19,7 +19,7 @@ use crate::base::catalog::{Collection, CollectionId, id_of_path};
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
 use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
-use crate::replay::operation::is_changed_by_insert;
+use crate::replay::operation::{Kind, Operation, is_changed_by_insert};
 use crate::replay::send;
 use crate::spill::{Piece, Spill};
 
@@ -252,7 +252,7 @@ const DUPLICATE_KEY: i32 = 11_000;
 
 async fn insert(target: &Member, mut batch: Batch, again: bool) -> Result<()> {
     let doing = format!("inserting into {}.{}", batch.db, batch.name);
-    let (mut plain, mut exact) = (Vec::<&[u8]>::new(), Vec::<RawDocumentBuf>::new());
+    let (mut plain, mut exact) = (Vec::<&[u8]>::new(), Vec::new());
     let ns = format!("{}.{}", batch.db, batch.name);
     let mut rest = batch.bytes.as_slice();
     while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
@@ -265,17 +265,13 @@ async fn insert(target: &Member, mut batch: Batch, again: bool) -> Result<()> {
         }
         // Such documents take the way of the log; so do users and roles, which replace those of the same name.
         if is_changed_by_insert(document) || ns.starts_with("admin.system.") {
-            let mut operation = rawdoc! { "op": "i", "ns": ns.as_str() };
-            operation.append(cstr!("o"), document);
-            exact.push(operation);
+            exact.push(Operation { kind: Kind::Insert, ns: &ns, o: document, o2: None });
         } else {
             plain.push(bytes);
         }
     }
-    if !exact.is_empty() {
-        // Never as one atomic command: that way servers before 6.2 put the time in, too.
-        send(target, exact.iter().map(AsRef::as_ref)).await?;
-    }
+    // Never as one atomic command: that way servers before 6.2 put the time in, too.
+    send(target, exact.iter().copied()).await?;
     if plain.is_empty() {
         return Ok(());
     }

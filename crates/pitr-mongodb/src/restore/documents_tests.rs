@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use bson::{Document, Timestamp, doc};
+use bson::{Document, RawDocumentBuf, Timestamp, doc};
 
 use super::*;
 

@@ -1,0 +1,377 @@
+//! Updates as servers since 5.0 log them: what differs between a document before and after.
+//!
+//! `{$v: 2, diff: {d: {gone: false}, u: {changed: value}, i: {added: value}, sinner: {…}}}`: fields that are removed, changed
+//! in their place, put at the end (also if they were elsewhere), and documents and arrays of which a part differs. Of an array:
+//! `{a: true, l: length, u3: value, s4: {…}}`.
+//!
+//! A replay that knows a document whole applies its updates itself, and two differences become one ([`super::pending`]). Only
+//! what means one thing is accepted, and the server is asked for the rest: an answer of `None` is no fault.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+
+use bson::raw::RawElement;
+use bson::spec::ElementType;
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+
+use crate::connect::{close, open};
+use crate::limits::{MAX_DELTA_DEPTH, MAX_ENTRY};
+
+/// A value, and its type in BSON.
+#[derive(Debug, Clone)]
+struct Value<'a> {
+    kind: ElementType,
+    bytes: Cow<'a, [u8]>,
+}
+
+/// What happens to a field of a document, or an element of an array.
+#[derive(Debug, Clone)]
+enum Change<'a> {
+    Remove,
+    Set(Value<'a>),
+    /// It is at the end from now on, with that value, wherever it was.
+    Add(Value<'a>),
+    Within(Value<'a>),
+}
+
+/// The difference between two documents.
+#[derive(Debug, Default)]
+struct Fields<'a> {
+    changes: HashMap<&'a str, Change<'a>>,
+    /// Names in the order in which they were first mentioned; that of the fields that are added is one of the document.
+    order: Vec<&'a str>,
+}
+
+/// The difference between two arrays, neither of which is cut off.
+type Elements<'a> = BTreeMap<u32, Change<'a>>;
+
+/// How an update is logged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Update<'a> {
+    /// As the document that it leaves.
+    Whole(&'a RawDocument),
+    /// As a difference.
+    Delta(&'a RawDocument),
+    /// As older servers do it, or in a way that is not known.
+    Other,
+}
+
+impl<'a> Update<'a> {
+    /// Of the object of an update.
+    pub fn of(object: &'a RawDocument) -> Self {
+        let mut fields = object.iter_elements().flatten();
+        let Some(first) = fields.next() else { return Self::Other };
+        match (first.key().as_str(), first.value()) {
+            ("$v", Ok(RawBsonRef::Int32(2) | RawBsonRef::Int64(2))) => match (fields.next(), fields.next()) {
+                (Some(diff), None) if diff.key().as_str() == "diff" => match diff.value() {
+                    Ok(RawBsonRef::Document(delta)) => Self::Delta(delta),
+                    _ => Self::Other,
+                },
+                _ => Self::Other,
+            },
+            (key, Ok(_)) if !key.starts_with('$') => Self::Whole(object),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The document that an update makes of this one.
+pub fn applied(document: &RawDocument, delta: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut out = Vec::with_capacity(document.as_bytes().len() + delta.as_bytes().len());
+    apply_to_document(&mut out, document, delta, 0)?;
+    RawDocumentBuf::from_bytes(out).ok()
+}
+
+/// One difference that does what two do one after the other.
+pub fn merged(first: &RawDocument, second: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut out = Vec::with_capacity(first.as_bytes().len() + second.as_bytes().len());
+    merge_fields(&mut out, first, second, 0)?;
+    RawDocumentBuf::from_bytes(out).ok()
+}
+
+fn apply_to_document(out: &mut Vec<u8>, document: &RawDocument, delta: &RawDocument, depth: usize) -> Option<()> {
+    let delta = Fields::of(delta)?;
+    let begin = open(out);
+    let mut found = 0_usize;
+    for field in walk(document) {
+        let (key, value) = field?;
+        match delta.changes.get(key) {
+            None => put(out, key, &value),
+            Some(Change::Remove | Change::Add(_)) => {}
+            Some(Change::Set(new)) => {
+                put(out, key, new);
+                found += 1;
+            }
+            Some(Change::Within(inner)) => {
+                apply_within(out, key, &value, inner, depth)?;
+                found += 1;
+            }
+        }
+    }
+    // What differs within a field that is not there, or is there twice, is not a difference to this document.
+    if found != delta.changes.values().filter(|change| matches!(change, Change::Set(_) | Change::Within(_))).count() {
+        return None;
+    }
+    for key in &delta.order {
+        if let Some(Change::Add(value)) = delta.changes.get(key) {
+            put(out, key, value);
+        }
+    }
+    close(out, begin);
+    (out.len() <= MAX_ENTRY).then_some(())
+}
+
+fn apply_to_array(out: &mut Vec<u8>, array: &RawDocument, delta: &RawDocument, depth: usize) -> Option<()> {
+    let (length, mut delta) = elements(delta)?;
+    let begin = open(out);
+    let mut at = 0_u32;
+    for element in walk(array) {
+        let (key, value) = element?;
+        if key.parse() != Ok(at) {
+            return None;
+        }
+        if length.is_some_and(|length| at >= length) {
+            break;
+        }
+        match delta.remove(&at) {
+            None => put(out, key, &value),
+            Some(Change::Set(new)) => put(out, key, &new),
+            Some(Change::Within(inner)) => apply_within(out, key, &value, &inner, depth)?,
+            Some(Change::Remove | Change::Add(_)) => return None,
+        }
+        at += 1;
+    }
+    // Behind its end an array is filled up.
+    while !delta.is_empty() || length.is_some_and(|length| at < length) {
+        match delta.remove(&at) {
+            None => put(out, &at.to_string(), &Value { kind: ElementType::Null, bytes: Cow::Borrowed(&[]) }),
+            Some(Change::Set(new)) => put(out, &at.to_string(), &new),
+            Some(_) => return None,
+        }
+        at = at.checked_add(1).filter(|_| out.len() <= MAX_ENTRY)?;
+    }
+    close(out, begin);
+    (out.len() <= MAX_ENTRY).then_some(())
+}
+
+/// Puts a field of which a part differs.
+fn apply_within(out: &mut Vec<u8>, key: &str, value: &Value<'_>, delta: &Value<'_>, depth: usize) -> Option<()> {
+    if depth >= MAX_DELTA_DEPTH {
+        return None;
+    }
+    let (inner, delta) = (value.document()?, delta.document()?);
+    put_key(out, key, value.kind);
+    match (value.kind, is_of_array(delta)) {
+        (ElementType::EmbeddedDocument, false) => apply_to_document(out, inner, delta, depth + 1),
+        (ElementType::Array, true) => apply_to_array(out, inner, delta, depth + 1),
+        _ => None,
+    }
+}
+
+/// A value of which a part differs, as it is afterwards.
+fn value_within<'a>(value: &Value<'a>, delta: &Value<'a>, depth: usize) -> Option<Value<'a>> {
+    let mut field = Vec::new();
+    apply_within(&mut field, "", value, delta, depth)?;
+    // Type and empty name stand before it.
+    Some(Value { kind: value.kind, bytes: Cow::Owned(field.split_off(2)) })
+}
+
+fn merge_fields(out: &mut Vec<u8>, first: &RawDocument, second: &RawDocument, depth: usize) -> Option<()> {
+    let (mut first, second) = (Fields::of(first)?, Fields::of(second)?);
+    let mut later = second.changes;
+    for key in second.order {
+        let change = later.remove(key)?;
+        let change = match first.changes.remove(key) {
+            None => {
+                first.order.push(key);
+                change
+            }
+            Some(before) => {
+                if matches!(change, Change::Add(_)) {
+                    first.order.retain(|known| *known != key);
+                    first.order.push(key);
+                }
+                both(before, change, depth)?
+            }
+        };
+        first.changes.insert(key, change);
+    }
+    first.put(out);
+    Some(())
+}
+
+fn merge_elements(out: &mut Vec<u8>, first: &RawDocument, second: &RawDocument, depth: usize) -> Option<()> {
+    let ((None, mut merged), (None, second)) = (elements(first)?, elements(second)?) else { return None };
+    for (at, change) in second {
+        let change = match merged.remove(&at) {
+            None => change,
+            Some(before) => both(before, change, depth)?,
+        };
+        merged.insert(at, change);
+    }
+    let begin = open(out);
+    put(out, "a", &Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[1]) });
+    for (at, change) in &merged {
+        match change {
+            Change::Set(value) => put(out, &format!("u{at}"), value),
+            Change::Within(delta) => put(out, &format!("s{at}"), delta),
+            Change::Remove | Change::Add(_) => return None,
+        }
+    }
+    close(out, begin);
+    Some(())
+}
+
+/// What two changes of one field are together.
+fn both<'a>(first: Change<'a>, second: Change<'a>, depth: usize) -> Option<Change<'a>> {
+    Some(match (first, second) {
+        (_, second @ (Change::Remove | Change::Add(_))) => second,
+        (Change::Remove, _) => return None,
+        (Change::Add(_), Change::Set(value)) => Change::Add(value),
+        (_, second @ Change::Set(_)) => second,
+        (Change::Set(value), Change::Within(delta)) => Change::Set(value_within(&value, &delta, depth)?),
+        (Change::Add(value), Change::Within(delta)) => Change::Add(value_within(&value, &delta, depth)?),
+        (Change::Within(first), Change::Within(second)) => {
+            let (first, second) = (first.document()?, second.document()?);
+            let mut out = Vec::new();
+            match (is_of_array(first), is_of_array(second)) {
+                _ if depth >= MAX_DELTA_DEPTH => return None,
+                (false, false) => merge_fields(&mut out, first, second, depth + 1)?,
+                (true, true) => merge_elements(&mut out, first, second, depth + 1)?,
+                _ => return None,
+            }
+            Change::Within(Value { kind: ElementType::EmbeddedDocument, bytes: Cow::Owned(out) })
+        }
+    })
+}
+
+impl<'a> Fields<'a> {
+    fn of(delta: &'a RawDocument) -> Option<Self> {
+        let mut fields = Self::default();
+        for section in walk(delta) {
+            let (key, value) = section?;
+            let change: fn(Value<'a>) -> Change<'a> = match key {
+                "d" => |_| Change::Remove,
+                "u" => Change::Set,
+                "i" => Change::Add,
+                _ => {
+                    fields.note(key.strip_prefix('s')?, Change::Within(value))?;
+                    continue;
+                }
+            };
+            for field in walk(value.borrowed_document()?) {
+                let (key, value) = field?;
+                fields.note(key, change(value))?;
+            }
+        }
+        Some(fields)
+    }
+
+    fn note(&mut self, key: &'a str, change: Change<'a>) -> Option<()> {
+        self.order.push(key);
+        self.changes.insert(key, change).is_none().then_some(())
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        let begin = open(out);
+        let of = |wanted: fn(&Change<'a>) -> Option<Value<'a>>| {
+            let fields = self.order.iter().filter_map(move |key| Some((*key, wanted(self.changes.get(key)?)?)));
+            fields.collect::<Vec<_>>()
+        };
+        let gone = Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[0]) };
+        let removed = self.order.iter().filter(|key| matches!(self.changes.get(*key), Some(Change::Remove)));
+        let removed = removed.map(|key| (*key, gone.clone())).collect();
+        let set = of(|change| if let Change::Set(value) = change { Some(value.clone()) } else { None });
+        let added = of(|change| if let Change::Add(value) = change { Some(value.clone()) } else { None });
+        for (name, fields) in [("d", removed), ("u", set), ("i", added)] {
+            if !fields.is_empty() {
+                put_key(out, name, ElementType::EmbeddedDocument);
+                let begin = open(out);
+                fields.iter().for_each(|(key, value)| put(out, key, value));
+                close(out, begin);
+            }
+        }
+        for (key, delta) in of(|change| if let Change::Within(delta) = change { Some(delta.clone()) } else { None }) {
+            put(out, &format!("s{key}"), &delta);
+        }
+        close(out, begin);
+    }
+}
+
+impl<'a> Value<'a> {
+    fn document(&self) -> Option<&RawDocument> {
+        let is_one = matches!(self.kind, ElementType::EmbeddedDocument | ElementType::Array);
+        is_one.then(|| RawDocument::from_bytes(&self.bytes).ok()).flatten()
+    }
+
+    /// Of a value that was read, for as long as what it was read from.
+    fn borrowed_document(&self) -> Option<&'a RawDocument> {
+        match (self.kind, &self.bytes) {
+            (ElementType::EmbeddedDocument, Cow::Borrowed(bytes)) => RawDocument::from_bytes(*bytes).ok(),
+            _ => None,
+        }
+    }
+}
+
+fn is_of_array(delta: &RawDocument) -> bool {
+    let first = delta.iter_elements().next().and_then(Result::ok);
+    first.is_some_and(|first| first.key().as_str() == "a" && matches!(first.value(), Ok(RawBsonRef::Boolean(true))))
+}
+
+/// The new length, if it is told, and the elements that differ.
+fn elements(delta: &RawDocument) -> Option<(Option<u32>, Elements<'_>)> {
+    let (mut length, mut changes) = (None, Elements::new());
+    for field in walk(delta).skip(1) {
+        let (key, value) = field?;
+        let change = match key {
+            "l" => {
+                length = Some(u32::try_from(value.integer()?).ok()?);
+                continue;
+            }
+            _ if key.starts_with('u') => Change::Set(value),
+            _ if key.starts_with('s') => Change::Within(value),
+            _ => return None,
+        };
+        changes.insert(key.get(1..)?.parse().ok()?, change).is_none().then_some(())?;
+    }
+    Some((length, changes))
+}
+
+impl Value<'_> {
+    fn integer(&self) -> Option<i64> {
+        match (self.kind, self.bytes.first_chunk(), self.bytes.first_chunk()) {
+            (ElementType::Int32, Some(bytes), _) => Some(i32::from_le_bytes(*bytes).into()),
+            (ElementType::Int64, _, Some(bytes)) => Some(i64::from_le_bytes(*bytes)),
+            _ => None,
+        }
+    }
+}
+
+/// The fields of a document with the bytes of their values; `None` where it is damaged.
+fn walk(document: &RawDocument) -> impl Iterator<Item = Option<(&str, Value<'_>)>> {
+    let bytes = document.as_bytes();
+    let mut end = size_of::<u32>();
+    document.iter_elements().map(move |element| {
+        let element: RawElement<'_> = element.ok()?;
+        let (key, kind) = (element.key().as_str(), element.element_type());
+        // Its type, and the end of its name.
+        let begin = end + key.len() + 2;
+        end = begin + element.size();
+        Some((key, Value { kind, bytes: Cow::Borrowed(bytes.get(begin..end)?) }))
+    })
+}
+
+fn put(out: &mut Vec<u8>, key: &str, value: &Value<'_>) {
+    put_key(out, key, value.kind);
+    out.extend_from_slice(&value.bytes);
+}
+
+fn put_key(out: &mut Vec<u8>, key: &str, kind: ElementType) {
+    out.push(kind as u8);
+    out.extend_from_slice(key.as_bytes());
+    out.push(0);
+}
+
+#[cfg(test)]
+#[path = "delta_tests.rs"]
+mod tests;
