@@ -11,17 +11,20 @@ use futures::future::BoxFuture;
 use integration_tests::mongo_load::mixed_ids;
 use integration_tests::mongo_truth::Truth;
 use integration_tests::mongodb::expect_equal;
+use integration_tests::seed::{generator, seed};
 use integration_tests::{Mongo, MongoSetup, Pitr, Run, SOURCE, Scratch, Streaming, wait_for_archive};
 use mongodb::{Client, Collection, Database};
+use rand::RngExt;
 
 type Shape = for<'a> fn(&'a Client, Database, i32) -> BoxFuture<'a, Result<()>>;
 
 /// The promise, and what is written to prove it: in round 1 before the base, in round 2 after it.
-const SHAPES: [(&str, Shape); 23] = [
+const SHAPES: [(&str, Shape); 24] = [
     ("ids_of_every_type", |_, db, round| ids_of_every_type(db, round).boxed()),
     ("equal_ids_of_two_number_types", |_, db, round| equal_ids(db, round).boxed()),
     ("values_of_every_type", |_, db, round| values_of_every_type(db, round).boxed()),
     ("updates_then_delete", |_, db, round| updates_then_delete(db, round).boxed()),
+    ("documents_written_again_and_again", |_, db, round| again_and_again(db, round).boxed()),
     ("unique_values_change_hands", |_, db, round| unique_values(db, round).boxed()),
     ("rename_over_another", |client, db, round| rename_over(client, db, round).boxed()),
     ("database_dropped_and_made_again", |_, db, round| database_again(db, round).boxed()),
@@ -172,6 +175,61 @@ async fn updates_then_delete(db: Database, round: i32) -> Result<()> {
     all.find_one_and_update(doc! { "_id": round * 100 + 1 }, doc! { "$inc": { "n": 1 } }).await?;
     all.find_one_and_delete(doc! { "_id": round * 100 + 2 }).await?;
     all.delete_many(doc! { "_id": { "$gt": round * 100 + 40 } }).await?;
+    Ok(())
+}
+
+/// Nothing but writes on few documents, in a row: those of the first round are in the base, those of the second are new.
+async fn again_and_again(db: Database, round: i32) -> Result<()> {
+    let seed = seed("mongo_shapes");
+    let mut rng = generator(seed, u64::try_from(round)?);
+    let all = db.collection::<Document>("all");
+    let new = |id: i32| {
+        let rows = vec![doc! { "x": 1, "y": [1, 2] }, doc! { "x": 2 }];
+        doc! { "_id": id, "n": 0, "in": { "a": 1, "b": { "c": [1, 2, 3] } }, "rows": rows, "tags": ["a", "b"], "": 1, "0": 0 }
+    };
+    all.insert_many((0..20).map(|n| new(round * 100 + n))).await?;
+    let is_new = is_since(&db, 5).await?;
+    for _ in 0..60 {
+        let mut changes = Vec::new();
+        for _ in 0..40 {
+            let id = rng.random_range(1..=round) * 100 + rng.random_range(0..20);
+            let n: i32 = rng.random_range(0..1000);
+            let change: Bson = match rng.random_range(0..17) {
+                0 => doc! { "$set": { "n": n, "in.a": n } }.into(),
+                1 => doc! { "$set": { "in.b.c.1": n, "rows.0.y.1": n } }.into(),
+                2 => doc! { "$push": { "tags": { "$each": [n, "x"], "$position": n % 3 } } }.into(),
+                3 => doc! { "$push": { "rows": { "$each": [{ "x": n, "y": [n] }], "$slice": -4 } } }.into(),
+                4 => doc! { "$pull": { "rows": { "x": { "$lt": n } } } }.into(),
+                5 => doc! { "$pop": { "tags": -1 } }.into(),
+                6 => doc! { "$unset": { "in.a": 1, "tags": 1 } }.into(),
+                7 => doc! { "$set": { format!("in.b.k{}", n % 5): { "deep": [n] }, format!("k{}", n % 5): n } }.into(),
+                8 => doc! { "$rename": { "n": "m", "in.b": "in.d" } }.into(),
+                9 => doc! { "$rename": { "m": "n", "in.d": "in.b" } }.into(),
+                10 => doc! { "$set": { "tags.6": n, "tags": [n] } }.into(),
+                11 => doc! { "$set": { "tags": [n, { "x": n }], "rows": [] } }.into(),
+                12 => doc! { "$set": { "rows.5.y.2": n } }.into(),
+                13 => doc! { "$inc": { "n": 1, "rows.$[].x": 1 }, "$mul": { "in.a": 1.5 } }.into(),
+                14 => new(id).into(),
+                15 if is_new => vec![
+                    doc! { "$unset": ["in", "n"] },
+                    doc! { "$set": { "n": "$m", "in": { "a": "$n", "b": { "c": "$tags" } } } },
+                ]
+                .into(),
+                _ => vec![doc! { "$set": { "last": { "$size": { "$ifNull": ["$tags", []] } }, "in": { "z": n } } }]
+                    .into(),
+            };
+            changes.push(doc! { "q": { "_id": id }, "u": change, "upsert": rng.random_bool(0.3) });
+        }
+        // Some no longer fit the shape that a document has by then; they never happened.
+        db.run_command(doc! { "update": "all", "updates": changes, "ordered": false }).await?;
+        let gone = rng.random_range(1..=round) * 100 + rng.random_range(0..20);
+        if rng.random_bool(0.5)
+            && all.delete_one(doc! { "_id": gone }).await?.deleted_count == 1
+            && rng.random_bool(0.5)
+        {
+            all.insert_one(new(gone)).await?;
+        }
+    }
     Ok(())
 }
 
@@ -357,6 +415,9 @@ async fn time_series(db: Database, round: i32) -> Result<()> {
     for name in (1..=round).map(|round| format!("weather{round}")) {
         let point = |n: i64| doc! { "at": DateTime::from_millis(1_700_000_000_000 + n * 1000), "where": n % 3, "t": n as f64 / 7.0 };
         db.collection(&name).insert_many((0..200).map(point)).await?;
+        for n in 200..260 {
+            db.collection(&name).insert_one(point(n)).await?;
+        }
     }
     Ok(())
 }

@@ -48,7 +48,8 @@ fn writes_that_stand_on_each_other_become_one() {
     let writes = vec![write(Insert, 1, &new), write(Change, 1, &set("n", 2)), write(Delete, 1, &gone)];
     assert_eq!(sent(writes), []);
     // What was there before is still to be deleted, and what is new comes after.
-    let writes = vec![write(Delete, 1, &gone), write(Insert, 1, &new), write(Delete, 1, &gone), write(Insert, 1, &whole)];
+    let writes =
+        vec![write(Delete, 1, &gone), write(Insert, 1, &new), write(Delete, 1, &gone), write(Insert, 1, &whole)];
     assert_eq!(sent(writes), [(Delete, gone, false), (Insert, whole, true)]);
 }
 
