@@ -116,6 +116,9 @@ pub const WINDOW_WRITES: usize = 8000;
 /// See [`WINDOW_WRITES`].
 pub const WINDOW_BYTES: usize = 2 << 20;
 
+/// Bytes of two segments up to which the second is read while the first is applied.
+pub const LOG_MEMORY: u64 = 34 << 20;
+
 /// Depth to which the difference between two documents is followed.
 pub const MAX_DELTA_DEPTH: usize = 100;
 

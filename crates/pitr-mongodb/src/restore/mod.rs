@@ -22,6 +22,7 @@ use crate::base::catalog::{Collection, Header, catalog_path};
 use crate::connect::{Member, Prefer, Settings};
 use crate::engine::{Mongo, facts};
 use crate::error::{Error, Result};
+use crate::limits::LOG_MEMORY;
 use crate::position::{MongoPosition, Stamp};
 use crate::replay::model::Model;
 use crate::replay::progress::{Identity, Progress, Reached, save};
@@ -222,11 +223,25 @@ async fn replay<R: SegmentReader>(
 ) -> Result<Replay> {
     let range = Range { base, before: progress.reached(), cut: recovery.cut };
     let mut replay = Replay::new(target.clone(), Model::of_base(catalog), range, progress);
-    for (span, end) in parts(&recovery.log) {
-        let more = replay.feed(&segment(span, from).await?, end.stamp).await?;
+    let mut ahead = None;
+    let parts = parts(&recovery.log);
+    for (number, (span, end)) in parts.iter().enumerate() {
+        let bytes = match ahead.take() {
+            Some(bytes) => bytes,
+            None => segment(span, from).await?,
+        };
+        let next = parts.get(number + 1).filter(|(next, _)| span.bytes + next.bytes <= LOG_MEMORY);
+        let read = async {
+            Ok(match next {
+                Some((next, _)) => Some(segment(next, from).await?),
+                None => None,
+            })
+        };
+        let (more, read) = tokio::try_join!(replay.feed(&bytes, end.stamp), read)?;
         if !more {
             break;
         }
+        ahead = read;
         replay.note_if_due().await?;
     }
     replay.settle().await?;
