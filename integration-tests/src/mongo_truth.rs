@@ -3,7 +3,7 @@
 //! The log of a young set goes back to its beginning. Applied here in the plainest way, entry by entry, to documents in
 //! memory, it gives the exact content at any optime. Nothing of `pitr` is used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Bson, DateTime, Document, Timestamp, doc};
@@ -83,6 +83,8 @@ fn moment(entry: &Document) -> Result<Moment> {
 struct Replay {
     state: State,
     open: HashMap<Vec<u8>, Vec<Document>>,
+    /// What capped collections hold at most, and in which order it came: servers before 5.0 do not log what makes room.
+    capped: HashMap<String, (usize, VecDeque<Vec<u8>>)>,
 }
 
 impl Replay {
@@ -99,7 +101,12 @@ impl Replay {
         let db = ns.split('.').next().unwrap_or_default();
         let named = |key: &str| Ok::<_, anyhow::Error>(format!("{db}.{}", o.get_str(key)?));
         match o.keys().next().map_or("", String::as_str) {
-            "create" => drop(self.state.entry(named("create")?).or_default()),
+            "create" => {
+                if let Some(most) = o.get("max").and_then(number) {
+                    self.capped.insert(named("create")?, (most, VecDeque::new()));
+                }
+                self.state.entry(named("create")?).or_default();
+            }
             "drop" => drop(self.state.remove(&named("drop")?)),
             "dropDatabase" => self.state.retain(|name, _| !name.starts_with(&format!("{db}."))),
             "renameCollection" => {
@@ -139,7 +146,15 @@ impl Replay {
     fn write(&mut self, op: &str, ns: &str, o: &Document, o2: Option<&Document>) -> Result<()> {
         let content = self.state.entry(ns.to_owned()).or_default();
         match op {
-            "i" => drop(content.insert(key(o)?, o.clone())),
+            "i" => {
+                content.insert(key(o)?, o.clone());
+                if let Some((most, order)) = self.capped.get_mut(ns) {
+                    order.push_back(key(o)?);
+                    if order.len() > *most {
+                        order.pop_front().and_then(|oldest| content.remove(&oldest));
+                    }
+                }
+            }
             "d" => drop(content.remove(&key(o)?)),
             "u" => {
                 let old = content.get_mut(&key(o2.context("no o2")?)?).context("update of nothing")?;
@@ -164,6 +179,11 @@ pub fn key(document: &Document) -> Result<Vec<u8>> {
         other => other.clone(),
     };
     Ok(doc! { "_id": id }.to_vec()?)
+}
+
+fn number(value: &Bson) -> Option<usize> {
+    let number = value.as_i64().or_else(|| value.as_i32().map(i64::from)).or_else(|| Some(value.as_f64()? as i64));
+    number.and_then(|number| usize::try_from(number).ok()).filter(|number| *number > 0)
 }
 
 fn session(entry: &Document) -> Result<Vec<u8>> {

@@ -4,12 +4,13 @@
 //! `bsondump` reads it as it is. Nothing is copied here: an [`Entry`] borrows from the segment's bytes, and only
 //! the fields that a tail, a scan or a replay needs are looked at.
 
-use bson::spec::BinarySubtype;
+use bson::spec::{BinarySubtype, ElementType};
 use bson::{RawBsonRef, RawDocument};
 use pitr_core::Timestamp;
 
 use crate::limits::MAX_ENTRY;
 use crate::position::{OpTime, Stamp};
+use crate::raw::{self, Field};
 
 /// What is wrong with bytes that should be oplog.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,14 +106,9 @@ impl<'a> Entry<'a> {
     pub fn decode(bytes: &'a [u8], offset: usize) -> Result<Self, EntryError> {
         let raw = RawDocument::from_bytes(bytes).map_err(|error| damage(offset, error))?;
         let mut fields = Fields::default();
-        for element in raw.iter_elements() {
-            let element = element.map_err(|error| damage(offset, error))?;
-            // Only what is asked for is validated: a user's document may hold anything.
-            let key = element.key().as_str();
-            if Fields::wants(key) {
-                let value = element.value().map_err(|error| damage(offset, error))?;
-                fields.take(key, value).ok_or_else(|| malformed(offset, key))?;
-            }
+        for field in raw::fields(raw) {
+            let field = field.map_err(|error| damage(offset, error))?;
+            fields.take(field).ok_or_else(|| malformed(offset, &String::from_utf8_lossy(field.key)))?;
         }
         let missing = |key: &str| EntryError { offset, what: format!("no field {key:?}: not an oplog entry") };
         let o = fields.o.ok_or_else(|| missing("o"))?;
@@ -200,31 +196,26 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn wants(key: &str) -> bool {
-        matches!(key, "ts" | "t" | "wall" | "op" | "ns" | "ui" | "o" | "o2" | "lsid" | "txnNumber" | "multiOpType")
-    }
-
-    /// Keeps a field; `None` if it has a type that no server gives it.
-    fn take(&mut self, key: &str, value: RawBsonRef<'a>) -> Option<()> {
-        match key {
-            "ts" => self.ts = Some(value.as_timestamp()?.into()),
-            "t" => self.term = Some(integer(value)?),
-            "wall" => self.wall = Timestamp::from_timestamp_millis(value.as_datetime()?.timestamp_millis()),
-            "op" => self.op = Some(value.as_str()?),
-            "ns" => self.ns = Some(value.as_str()?),
-            "ui" => self.uuid = uuid_of(value),
-            "o" => self.o = Some(value.as_document()?),
-            "o2" => self.o2 = value.as_document(),
-            "lsid" => self.lsid = value.as_document(),
-            "txnNumber" => self.number = integer(value),
-            _ => self.grouped = integer(value) == Some(1),
+    /// Keeps a field if it is one that is needed; `None` if it has a type that no server gives it.
+    ///
+    /// Only what is asked for is looked at: a user's document may hold anything.
+    fn take(&mut self, field: Field<'a>) -> Option<()> {
+        match field.key {
+            b"ts" => self.ts = Some(field.as_timestamp()?.into()),
+            b"t" => self.term = Some(field.as_integer()?),
+            b"wall" => self.wall = Timestamp::from_timestamp_millis(field.as_millis()?),
+            b"op" => self.op = Some(field.as_str()?),
+            b"ns" => self.ns = Some(field.as_str()?),
+            b"ui" => self.uuid = field.as_uuid(),
+            b"o" => self.o = Some(field.as_document().filter(|_| field.kind == ElementType::EmbeddedDocument)?),
+            b"o2" => self.o2 = field.as_document(),
+            b"lsid" => self.lsid = field.as_document(),
+            b"txnNumber" => self.number = field.as_integer(),
+            b"multiOpType" => self.grouped = field.as_integer() == Some(1),
+            _ => {}
         }
         Some(())
     }
-}
-
-fn integer(value: RawBsonRef<'_>) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_i32().map(i64::from))
 }
 
 /// A UUID from a binary value of that subtype.

@@ -13,7 +13,8 @@
 //! The nouns:
 //!
 //! - [`Stamp`], [`position::OpTime`], [`MongoPosition`]: where in the log.
-//! - [`entry`]: the decoder. Bytes in; entry, or damage at an offset out. [`commands`]: what is known of commands.
+//! - [`entry`]: the decoder. Bytes in; entry, or damage at an offset out. [`raw`]: fields of documents. [`commands`]: what is known of
+//!   commands.
 //! - [`scan`]: commits, named points and clocks of a stretch of log, for targets and headers.
 //! - [`note`]: what `pitr` itself writes into the log.
 //! - [`connect`]: the way to one member. [`stream`]: its oplog, as a majority has it.
@@ -33,6 +34,7 @@ mod heartbeat;
 pub mod limits;
 pub mod note;
 pub mod position;
+pub mod raw;
 pub mod replay;
 pub mod restore;
 pub mod scan;

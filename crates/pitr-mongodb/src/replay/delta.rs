@@ -10,12 +10,12 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-use bson::raw::RawElement;
 use bson::spec::ElementType;
-use bson::{RawBsonRef, RawDocument, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
 
 use crate::connect::{close, open};
 use crate::limits::{MAX_DELTA_DEPTH, MAX_ENTRY};
+use crate::raw::{Field, fields};
 
 /// A value, and its type in BSON.
 #[derive(Debug, Clone)]
@@ -37,9 +37,9 @@ enum Change<'a> {
 /// The difference between two documents.
 #[derive(Debug, Default)]
 struct Fields<'a> {
-    changes: HashMap<&'a str, Change<'a>>,
+    changes: HashMap<&'a [u8], Change<'a>>,
     /// Names in the order in which they were first mentioned; that of the fields that are added is one of the document.
-    order: Vec<&'a str>,
+    order: Vec<&'a [u8]>,
 }
 
 /// The difference between two arrays, neither of which is cut off.
@@ -59,17 +59,16 @@ pub enum Update<'a> {
 impl<'a> Update<'a> {
     /// Of the object of an update.
     pub fn of(object: &'a RawDocument) -> Self {
-        let mut fields = object.iter_elements().flatten();
+        let mut fields = fields(object).flatten();
         let Some(first) = fields.next() else { return Self::Other };
-        match (first.key().as_str(), first.value()) {
-            ("$v", Ok(RawBsonRef::Int32(2) | RawBsonRef::Int64(2))) => match (fields.next(), fields.next()) {
-                (Some(diff), None) if diff.key().as_str() == "diff" => match diff.value() {
-                    Ok(RawBsonRef::Document(delta)) => Self::Delta(delta),
-                    _ => Self::Other,
-                },
+        match (first.key, first.as_integer()) {
+            (b"$v", Some(2)) => match (fields.next(), fields.next()) {
+                (Some(Field { key: b"diff", kind: ElementType::EmbeddedDocument, value }), None) => {
+                    RawDocument::from_bytes(value).map_or(Self::Other, Self::Delta)
+                }
                 _ => Self::Other,
             },
-            (key, Ok(_)) if !key.starts_with('$') => Self::Whole(object),
+            (key, _) if !key.starts_with(b"$") => Self::Whole(object),
             _ => Self::Other,
         }
     }
@@ -127,7 +126,7 @@ fn apply_to_array(out: &mut Vec<u8>, array: &RawDocument, delta: &RawDocument, d
     let mut at = 0_u32;
     for element in walk(array) {
         let (key, value) = element?;
-        if key.parse() != Ok(at) {
+        if number(key) != Some(at) {
             return None;
         }
         if length.is_some_and(|length| at >= length) {
@@ -144,8 +143,8 @@ fn apply_to_array(out: &mut Vec<u8>, array: &RawDocument, delta: &RawDocument, d
     // Behind its end an array is filled up.
     while !delta.is_empty() || length.is_some_and(|length| at < length) {
         match delta.remove(&at) {
-            None => put(out, &at.to_string(), &Value { kind: ElementType::Null, bytes: Cow::Borrowed(&[]) }),
-            Some(Change::Set(new)) => put(out, &at.to_string(), &new),
+            None => put(out, at.to_string().as_bytes(), &Value { kind: ElementType::Null, bytes: Cow::Borrowed(&[]) }),
+            Some(Change::Set(new)) => put(out, at.to_string().as_bytes(), &new),
             Some(_) => return None,
         }
         at = at.checked_add(1).filter(|_| out.len() <= MAX_ENTRY)?;
@@ -155,7 +154,7 @@ fn apply_to_array(out: &mut Vec<u8>, array: &RawDocument, delta: &RawDocument, d
 }
 
 /// Puts a field of which a part differs.
-fn apply_within(out: &mut Vec<u8>, key: &str, value: &Value<'_>, delta: &Value<'_>, depth: usize) -> Option<()> {
+fn apply_within(out: &mut Vec<u8>, key: &[u8], value: &Value<'_>, delta: &Value<'_>, depth: usize) -> Option<()> {
     if depth >= MAX_DELTA_DEPTH {
         return None;
     }
@@ -171,7 +170,7 @@ fn apply_within(out: &mut Vec<u8>, key: &str, value: &Value<'_>, delta: &Value<'
 /// A value of which a part differs, as it is afterwards.
 fn value_within<'a>(value: &Value<'a>, delta: &Value<'a>, depth: usize) -> Option<Value<'a>> {
     let mut field = Vec::new();
-    apply_within(&mut field, "", value, delta, depth)?;
+    apply_within(&mut field, b"", value, delta, depth)?;
     // Type and empty name stand before it.
     Some(Value { kind: value.kind, bytes: Cow::Owned(field.split_off(2)) })
 }
@@ -210,11 +209,11 @@ fn merge_elements(out: &mut Vec<u8>, first: &RawDocument, second: &RawDocument, 
         merged.insert(at, change);
     }
     let begin = open(out);
-    put(out, "a", &Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[1]) });
+    put(out, b"a", &Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[1]) });
     for (at, change) in &merged {
         match change {
-            Change::Set(value) => put(out, &format!("u{at}"), value),
-            Change::Within(delta) => put(out, &format!("s{at}"), delta),
+            Change::Set(value) => put(out, format!("u{at}").as_bytes(), value),
+            Change::Within(delta) => put(out, format!("s{at}").as_bytes(), delta),
             Change::Remove | Change::Add(_) => return None,
         }
     }
@@ -251,11 +250,11 @@ impl<'a> Fields<'a> {
         for section in walk(delta) {
             let (key, value) = section?;
             let change: fn(Value<'a>) -> Change<'a> = match key {
-                "d" => |_| Change::Remove,
-                "u" => Change::Set,
-                "i" => Change::Add,
+                b"d" => |_| Change::Remove,
+                b"u" => Change::Set,
+                b"i" => Change::Add,
                 _ => {
-                    fields.note(key.strip_prefix('s')?, Change::Within(value))?;
+                    fields.note(key.strip_prefix(b"s")?, Change::Within(value))?;
                     continue;
                 }
             };
@@ -267,7 +266,7 @@ impl<'a> Fields<'a> {
         Some(fields)
     }
 
-    fn note(&mut self, key: &'a str, change: Change<'a>) -> Option<()> {
+    fn note(&mut self, key: &'a [u8], change: Change<'a>) -> Option<()> {
         self.order.push(key);
         self.changes.insert(key, change).is_none().then_some(())
     }
@@ -283,7 +282,7 @@ impl<'a> Fields<'a> {
         let removed = removed.map(|key| (*key, gone.clone())).collect();
         let set = of(|change| if let Change::Set(value) = change { Some(value.clone()) } else { None });
         let added = of(|change| if let Change::Add(value) = change { Some(value.clone()) } else { None });
-        for (name, fields) in [("d", removed), ("u", set), ("i", added)] {
+        for (name, fields) in [(b"d", removed), (b"u", set), (b"i", added)] {
             if !fields.is_empty() {
                 put_key(out, name, ElementType::EmbeddedDocument);
                 let begin = open(out);
@@ -292,7 +291,7 @@ impl<'a> Fields<'a> {
             }
         }
         for (key, delta) in of(|change| if let Change::Within(delta) = change { Some(delta.clone()) } else { None }) {
-            put(out, &format!("s{key}"), &delta);
+            put(out, &[b"s", key].concat(), &delta);
         }
         close(out, begin);
     }
@@ -302,6 +301,10 @@ impl<'a> Value<'a> {
     fn document(&self) -> Option<&RawDocument> {
         let is_one = matches!(self.kind, ElementType::EmbeddedDocument | ElementType::Array);
         is_one.then(|| RawDocument::from_bytes(&self.bytes).ok()).flatten()
+    }
+
+    fn length(&self) -> Option<u32> {
+        u32::try_from(Field { key: b"", kind: self.kind, value: &self.bytes }.as_integer()?).ok()
     }
 
     /// Of a value that was read, for as long as what it was read from.
@@ -314,8 +317,8 @@ impl<'a> Value<'a> {
 }
 
 fn is_of_array(delta: &RawDocument) -> bool {
-    let first = delta.iter_elements().next().and_then(Result::ok);
-    first.is_some_and(|first| first.key().as_str() == "a" && matches!(first.value(), Ok(RawBsonRef::Boolean(true))))
+    let first = fields(delta).next().and_then(Result::ok);
+    first.is_some_and(|first| first == Field { key: b"a", kind: ElementType::Boolean, value: &[1] })
 }
 
 /// The new length, if it is told, and the elements that differ.
@@ -324,51 +327,39 @@ fn elements(delta: &RawDocument) -> Option<(Option<u32>, Elements<'_>)> {
     for field in walk(delta).skip(1) {
         let (key, value) = field?;
         let change = match key {
-            "l" => {
-                length = Some(u32::try_from(value.integer()?).ok()?);
+            b"l" => {
+                length = Some(value.length()?);
                 continue;
             }
-            _ if key.starts_with('u') => Change::Set(value),
-            _ if key.starts_with('s') => Change::Within(value),
+            [b'u', ..] => Change::Set(value),
+            [b's', ..] => Change::Within(value),
             _ => return None,
         };
-        changes.insert(key.get(1..)?.parse().ok()?, change).is_none().then_some(())?;
+        changes.insert(number(key.get(1..)?)?, change).is_none().then_some(())?;
     }
     Some((length, changes))
 }
 
-impl Value<'_> {
-    fn integer(&self) -> Option<i64> {
-        match (self.kind, self.bytes.first_chunk(), self.bytes.first_chunk()) {
-            (ElementType::Int32, Some(bytes), _) => Some(i32::from_le_bytes(*bytes).into()),
-            (ElementType::Int64, _, Some(bytes)) => Some(i64::from_le_bytes(*bytes)),
-            _ => None,
-        }
-    }
+/// The number of an element of an array, which is its name.
+fn number(key: &[u8]) -> Option<u32> {
+    std::str::from_utf8(key).ok()?.parse().ok()
 }
 
-/// The fields of a document with the bytes of their values; `None` where it is damaged.
-fn walk(document: &RawDocument) -> impl Iterator<Item = Option<(&str, Value<'_>)>> {
-    let bytes = document.as_bytes();
-    let mut end = size_of::<u32>();
-    document.iter_elements().map(move |element| {
-        let element: RawElement<'_> = element.ok()?;
-        let (key, kind) = (element.key().as_str(), element.element_type());
-        // Its type, and the end of its name.
-        let begin = end + key.len() + 2;
-        end = begin + element.size();
-        Some((key, Value { kind, bytes: Cow::Borrowed(bytes.get(begin..end)?) }))
+fn walk(document: &RawDocument) -> impl Iterator<Item = Option<(&[u8], Value<'_>)>> {
+    fields(document).map(|field| {
+        let Field { key, kind, value } = field.ok()?;
+        Some((key, Value { kind, bytes: Cow::Borrowed(value) }))
     })
 }
 
-fn put(out: &mut Vec<u8>, key: &str, value: &Value<'_>) {
+fn put(out: &mut Vec<u8>, key: &[u8], value: &Value<'_>) {
     put_key(out, key, value.kind);
     out.extend_from_slice(&value.bytes);
 }
 
-fn put_key(out: &mut Vec<u8>, key: &str, kind: ElementType) {
+fn put_key(out: &mut Vec<u8>, key: &[u8], kind: ElementType) {
     out.push(kind as u8);
-    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(key);
     out.push(0);
 }
 

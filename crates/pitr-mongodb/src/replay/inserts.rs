@@ -27,7 +27,7 @@ pub fn split(batch: &[Ready]) -> (Vec<Inserts<'_>>, Vec<&Ready>) {
     let mut first = HashSet::with_capacity(batch.len());
     let mut by_place: BTreeMap<&str, Vec<(usize, &RawDocument)>> = BTreeMap::new();
     for (at, ready) in batch.iter().enumerate() {
-        if first.insert(ready.hash) && ready.plain {
+        if first.insert(ready.hash) && ready.is_plain() {
             by_place.entry(&ready.ns).or_default().push((at, &ready.o));
         }
     }
@@ -64,10 +64,10 @@ mod tests {
     use super::*;
     use crate::position::{OpTime, Stamp};
 
-    fn ready(kind: Kind, id: i32, plain: bool) -> Ready {
+    fn ready(kind: Kind, id: i32, open: bool) -> Ready {
         let o = rawdoc! { "_id": id };
         let (hash, at) = (u64::try_from(id).unwrap(), OpTime { term: 1, stamp: Stamp::new(1, 1) });
-        Ready { kind, ns: "a.b".into(), o2: Some(o.clone()), o, hash, plain, at, tolerant: false, folds: true }
+        Ready { kind, ns: "a.b".into(), o2: Some(o.clone()), o, hash, open, at, tolerant: false, folds: true }
     }
 
     #[test]

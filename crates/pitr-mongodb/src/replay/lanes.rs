@@ -10,11 +10,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::inserts::{self, Inserts};
-use super::operation::{Kind, Operation};
+use super::operation::{Kind, Operation, is_changed_by_insert};
 use super::pending::Pending;
 use crate::connect::{Member, Piece, find_one, with_documents};
 use crate::error::{Error, Result};
-use crate::limits::{BATCHES_MEMORY, HANDFUL_BYTES, HANDFUL_WRITES, LANES, LARGE_WRITE, QUEUED_HANDFULS};
+use crate::limits::{BATCHES_MEMORY, HANDFUL_BYTES, HANDFUL_WRITES, LANES, LARGE_WRITE, MAX_DOCUMENT, QUEUED_HANDFULS};
 use crate::position::OpTime;
 
 /// One write, ready to be sent.
@@ -30,8 +30,8 @@ pub struct Ready {
     pub o2: Option<RawDocumentBuf>,
     /// The same for all writes on one document.
     pub hash: u64,
-    /// True for an insert that a client's command would do to the same effect.
-    pub plain: bool,
+    /// True for an insert into a collection that clients may write, where nothing may be in its place.
+    pub open: bool,
     /// Where it stands in the log.
     pub at: OpTime,
     /// True if its document may be newer than the log: an update of one that is gone is then no error.
@@ -44,6 +44,11 @@ impl Ready {
     /// As `applyOps` takes it.
     pub fn operation(&self) -> Operation<'_> {
         Operation { kind: self.kind, ns: &self.ns, o: &self.o, o2: self.o2.as_deref() }
+    }
+
+    /// True for an insert that a client's command would do to the same effect.
+    pub fn is_plain(&self) -> bool {
+        self.open && self.o.as_bytes().len() <= MAX_DOCUMENT && !is_changed_by_insert(&self.o)
     }
 
     /// Bytes that it holds, about.

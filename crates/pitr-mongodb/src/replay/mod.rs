@@ -262,14 +262,14 @@ impl Replay {
         // Users and roles are not documents like others.
         let folds = !tolerant && !known.in_order && db != "admin";
         self.counts.writes += 1;
-        let ready = |kind, o: &RawDocument, plain| Ready {
+        let ready = |kind, o: &RawDocument, open| Ready {
             kind,
             ns: Arc::clone(&known.ns),
             o: o.to_owned(),
             // A shard key beside `_id` is not needed to find the document.
             o2: write.id().filter(|_| kind == Kind::Update).map(|id| rawdoc! { "_id": id }),
             hash: hasher.finish(),
-            plain,
+            open,
             at,
             tolerant,
             folds,
@@ -283,13 +283,13 @@ impl Replay {
             }
             _ => {
                 // What may be there already is replaced, which only the way of the log does.
-                let plain = !tolerant && !known.in_order && write.is_plain_insert();
+                let open = !tolerant && !known.in_order && write.is_open_insert();
                 let kind = match write.op {
                     Op::Insert => Kind::Insert,
                     Op::Delete => Kind::Delete,
                     _ => Kind::Update,
                 };
-                let ready = ready(kind, write.o, plain);
+                let ready = ready(kind, write.o, open);
                 self.lanes.write(ready).await
             }
         }

@@ -2,13 +2,13 @@
 
 use std::hash::{Hash, Hasher};
 
-use bson::raw::RawElement;
 use bson::spec::ElementType;
-use bson::{RawBsonRef, RawDocument, Timestamp};
+use bson::{RawBsonRef, RawDocument};
 
 use crate::connect::{Piece, close, open};
 use crate::entry::{Entry, Op, uuid_of};
-use crate::limits::{MAX_DOCUMENT, MAX_HASH_DEPTH};
+use crate::limits::MAX_HASH_DEPTH;
+use crate::raw::{Field, fields};
 
 /// A write, as an entry or a part of a transaction holds it.
 #[derive(Debug, Clone, Copy)]
@@ -60,14 +60,13 @@ impl<'a> Write<'a> {
     /// True for an update that is a whole document with an empty timestamp at its top: a pipeline can leave one, and servers before
     /// 5.0 would put the time there instead, unless it is inserted.
     pub fn must_be_inserted(&self) -> bool {
-        self.op == Op::Update && self.o.iter_elements().flatten().any(is_empty_timestamp)
+        self.op == Op::Update && fields(self.o).flatten().any(|field| is_empty_timestamp(&field))
     }
 
-    /// True for an insert that means the same as a command of a client, into a collection that clients may write.
-    pub fn is_plain_insert(&self) -> bool {
+    /// True for an insert into a collection that clients may write.
+    pub fn is_open_insert(&self) -> bool {
         let (db, name) = self.ns.split_once('.').unwrap_or((self.ns, ""));
-        let open = !matches!(db, "admin" | "config" | "local") && !name.starts_with("system.");
-        self.op == Op::Insert && open && self.o.as_bytes().len() <= MAX_DOCUMENT && !is_changed_by_insert(self.o)
+        self.op == Op::Insert && !matches!(db, "admin" | "config" | "local") && !name.starts_with("system.")
     }
 }
 
@@ -133,16 +132,13 @@ impl Piece for Operation<'_> {
 
 /// An insert by a client puts `_id` first, and the time into an empty timestamp.
 pub fn is_changed_by_insert(document: &RawDocument) -> bool {
-    let mut fields = document.iter_elements().flatten();
-    let first = fields.next().is_some_and(|field| field.key().as_str() == "_id");
-    !first || fields.any(is_empty_timestamp)
+    let mut fields = fields(document).flatten();
+    let first = fields.next().is_some_and(|field| field.key == b"_id");
+    !first || fields.any(|field| is_empty_timestamp(&field))
 }
 
-/// Looks at the value only if it is of that type: texts are not decoded.
-fn is_empty_timestamp(field: RawElement<'_>) -> bool {
-    let empty = Timestamp { time: 0, increment: 0 };
-    field.element_type() == ElementType::Timestamp
-        && matches!(field.value(), Ok(RawBsonRef::Timestamp(stamp)) if stamp == empty)
+fn is_empty_timestamp(field: &Field<'_>) -> bool {
+    field.kind == ElementType::Timestamp && field.value.iter().all(|byte| *byte == 0)
 }
 
 /// Hashes a value such that values which the server takes for the same `_id` have the same hash.

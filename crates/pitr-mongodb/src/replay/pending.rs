@@ -10,8 +10,8 @@ use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
 
 use super::delta::{Update, applied, merged};
 use super::lanes::Ready;
-use super::operation::{Kind, is_changed_by_insert};
-use crate::limits::{BATCH_BYTES, BATCH_WRITES, MAX_DOCUMENT, WINDOW_BYTES, WINDOW_WRITES};
+use super::operation::Kind;
+use crate::limits::{BATCH_BYTES, BATCH_WRITES, WINDOW_BYTES, WINDOW_WRITES};
 
 /// The writes that wait on one lane, in order.
 #[derive(Debug, Default)]
@@ -61,10 +61,7 @@ impl Pending {
                     self.last.remove(&later.hash);
                 }
                 Outcome::Later => *earlier = later,
-                Outcome::Earlier(object) => {
-                    earlier.plain &= object.as_bytes().len() <= MAX_DOCUMENT && !is_changed_by_insert(&object);
-                    (earlier.o, earlier.at) = (object, later.at);
-                }
+                Outcome::Earlier(object) => (earlier.o, earlier.at) = (object, later.at),
             }
             self.bytes += place.as_ref().map_or(0, Ready::bytes);
             return;

@@ -14,8 +14,8 @@ fn raw(document: &Document) -> RawDocumentBuf {
 fn write(kind: Kind, id: i32, o: &Document) -> Ready {
     let o2 = (kind == Change).then(|| rawdoc! { "_id": id });
     let at = OpTime { term: 1, stamp: Stamp::new(1, 1) };
-    let (hash, plain) = (u64::try_from(id).unwrap(), kind == Insert);
-    Ready { kind, ns: "a.b".into(), o: raw(o), o2, hash, plain, at, tolerant: false, folds: true }
+    let (hash, open) = (u64::try_from(id).unwrap(), kind == Insert);
+    Ready { kind, ns: "a.b".into(), o: raw(o), o2, hash, open, at, tolerant: false, folds: true }
 }
 
 fn set(field: &str, value: i32) -> Document {
@@ -28,7 +28,7 @@ fn sent(writes: Vec<Ready>) -> Vec<(Kind, Document, bool)> {
     let batch = pending.batch();
     assert!(pending.is_empty() && pending.bytes == 0 && pending.last.is_empty());
     let document = |o: &RawDocument| Document::try_from(o).unwrap();
-    batch.iter().map(|ready| (ready.kind, document(&ready.o), ready.plain)).collect()
+    batch.iter().map(|ready| (ready.kind, document(&ready.o), ready.is_plain())).collect()
 }
 
 #[test]
