@@ -13,12 +13,23 @@ use mongodb::Client;
 const CLIENTS: i64 = 4;
 /// Documents that a client inserts, updates and deletes in one round.
 const ROUND: [i64; 3] = [100, 60, 20];
+/// Numbers of documents that were there before are below this one.
+const OLD: i64 = -1;
 /// Enough memory for what is measured to be the programs and not the disk.
 const CACHE_MIB: u32 = 1_024;
 /// The database that is written.
 pub const DB: &str = "bench";
 /// Its collections.
 pub const COLLECTIONS: [&str; 3] = ["orders", "events", "users"];
+
+/// Which documents the clients change and delete.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Changed {
+    /// Those that they have inserted just before.
+    New,
+    /// Each one of [`Source::write_old`] once.
+    Old,
+}
 
 /// A set of one member, and the program set up for it.
 pub struct Source<'s> {
@@ -54,11 +65,24 @@ impl<'s> Source<'s> {
     }
 
     /// Writes about this many entries of log with several clients at once. Returns how long that took.
-    pub async fn write_log(&self, entries: i64) -> Result<Duration> {
-        let rounds = entries / CLIENTS / ROUND.iter().sum::<i64>();
+    pub async fn write_log(&self, entries: i64, of: Changed) -> Result<Duration> {
         let begun = Instant::now();
-        try_join_all((0..CLIENTS).map(|number| one_client(&self.client, number, rounds))).await?;
+        try_join_all((0..CLIENTS).map(|number| one_client(&self.client, number, rounds(entries), of))).await?;
         Ok(begun.elapsed())
+    }
+
+    /// The documents that [`Changed::Old`] changes and deletes. Returns how many.
+    pub async fn write_old(&self, entries: i64) -> Result<i64> {
+        let [_, updates, deletes] = ROUND;
+        for number in 0..CLIENTS {
+            for round in 0..rounds(entries) {
+                let first = first(number, round);
+                let documents = (0..updates + deletes).map(|n| document(OLD - first - n, n));
+                let collection = self.client.database(DB).collection::<Document>(collection(round));
+                collection.insert_many(documents).ordered(false).await?;
+            }
+        }
+        Ok(CLIENTS * rounds(entries) * (updates + deletes))
     }
 
     /// The newest timestamp of the log.
@@ -82,29 +106,51 @@ impl<'s> Source<'s> {
     }
 }
 
+fn rounds(entries: i64) -> i64 {
+    entries / CLIENTS / ROUND.iter().sum::<i64>()
+}
+
+/// The first number of the documents of a client's round.
+fn first(number: i64, round: i64) -> i64 {
+    (number * 1_000_000 + round) * 1_000
+}
+
+fn collection(round: i64) -> &'static str {
+    COLLECTIONS[round.unsigned_abs() as usize % COLLECTIONS.len()]
+}
+
+fn document(id: i64, n: i64) -> Document {
+    doc! {
+        "_id": id, "customer": n % 97, "state": "new", "lines": [{ "sku": n, "count": 1 }],
+        "note": format!("order {id} of a customer who writes long notes"),
+    }
+}
+
 /// Bulk writes, as fast as the server takes them: inserts, updates of three shapes, deletes.
-async fn one_client(client: &Client, number: i64, rounds: i64) -> Result<()> {
+async fn one_client(client: &Client, number: i64, rounds: i64, of: Changed) -> Result<()> {
     let db = client.database(DB);
     for round in 0..rounds {
-        let name = COLLECTIONS[usize::try_from(round)? % COLLECTIONS.len()];
-        let first = (number * 1_000_000 + round) * 1_000;
+        let (name, first) = (collection(round), first(number, round));
         let [inserts, updates, deletes] = ROUND;
-        let document = |n: i64| {
-            doc! {
-                "_id": first + n, "customer": n % 97, "state": "new", "lines": [{ "sku": n, "count": 1 }],
-                "note": format!("order {} of a customer who writes long notes", first + n),
-            }
-        };
-        db.collection::<Document>(name).insert_many((0..inserts).map(document)).ordered(false).await?;
+        let new = (0..inserts).map(|n| document(first + n, n));
+        db.collection::<Document>(name).insert_many(new).ordered(false).await?;
         let change = |n: i64| match n % 3 {
             0 => doc! { "$set": { "state": "paid", "paid": round } },
             1 => doc! { "$push": { "lines": { "sku": n, "count": 2 } } },
             _ => doc! { "$inc": { "customer": 1 }, "$unset": { "note": 1 } },
         };
-        let changes: Vec<_> = (0..updates).map(|n| doc! { "q": { "_id": first + n }, "u": change(n) }).collect();
+        // None is changed and deleted.
+        let id = |n: i64| match of {
+            Changed::New => first + n,
+            Changed::Old => OLD - first - n,
+        };
+        let gone = match of {
+            Changed::New => inserts - deletes,
+            Changed::Old => updates,
+        };
+        let changes: Vec<_> = (0..updates).map(|n| doc! { "q": { "_id": id(n) }, "u": change(n) }).collect();
         db.run_command(doc! { "update": name, "updates": changes, "ordered": false }).await?;
-        let removals: Vec<_> =
-            (0..deletes).map(|n| doc! { "q": { "_id": first + inserts - 1 - n }, "limit": 1 }).collect();
+        let removals: Vec<_> = (0..deletes).map(|n| doc! { "q": { "_id": id(gone + n) }, "limit": 1 }).collect();
         db.run_command(doc! { "delete": name, "deletes": removals, "ordered": false }).await?;
     }
     Ok(())

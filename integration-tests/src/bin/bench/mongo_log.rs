@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
-use integration_tests::{SOURCE, Scratch, optime, succeed, wait_for_archive};
+use integration_tests::{SOURCE, Scratch, Streaming, optime, succeed, wait_for_archive};
 use mongodb::Client;
 
 use crate::Options;
-use crate::measure::{TIME, Table, cost, median};
-use crate::mongo::{COLLECTIONS, DB, Source};
+use crate::measure::{Cost, TIME, Table, cost, median};
+use crate::mongo::{COLLECTIONS, Changed, DB, Source};
 
 /// Entries that the clients write.
 const ENTRIES: i64 = 240_000;
@@ -25,13 +25,47 @@ pub async fn run(scratch: &Scratch, options: &Options) -> Result<Table> {
     let mut table = Table::new(&source.describe().await?);
     // Nothing streams yet: the tail is to find all of the log at once.
     source.pitr.run(["backup", SOURCE, "--no-wait"])?.with_code(3)?;
-    let written = source.write_log(ENTRIES).await?;
+    let written = source.write_log(ENTRIES, Changed::New).await?;
     let entries = source.entries().await?;
     tail(&source, entries.len(), options, &mut table).await?;
     if options.wants("mongo-replay") {
         replay(&source, &entries, written, options, &mut table).await?;
+        drop(source);
+        replay_of_old(options, &mut table).await?;
     }
     Ok(table)
+}
+
+/// A log of which no write stands on another one: every document of the base is written once at most.
+async fn replay_of_old(options: &Options, table: &mut Table) -> Result<()> {
+    let scratch = Scratch::new("bench-mongo-old")?;
+    let source = Source::create(&scratch, "log").await?;
+    let documents = source.write_old(ENTRIES).await?;
+    source.pitr.run(["backup", SOURCE, "--no-wait"])?.with_code(3)?;
+    let written = source.write_log(ENTRIES, Changed::Old).await?;
+    let last = source.newest().await?;
+    let mut stream = Streaming::start(&source.pitr)?;
+    wait_for_archive(&source.pitr, last).await?;
+    stream.stop()?;
+    let mut restores = Vec::new();
+    for run in 0..options.runs {
+        restores.push(restore(&source, &optime(last), run).await?);
+    }
+    let time = median(&restores)?.time.as_secs_f64();
+    let what = format!(
+        "lay down {documents} documents and replay what changes or deletes each of them once, against the writers"
+    );
+    table.row(&what, (time, written.as_secs_f64()), "s", "1.0");
+    Ok(())
+}
+
+/// A restore to a point, and proof that it is one of what the source has.
+async fn restore(source: &Source<'_>, point: &str, run: usize) -> Result<Cost> {
+    let target = source.target(&format!("ours{run}")).await?;
+    let url = target.url();
+    let cost = cost(source.pitr.timed_command(&TIME, ["restore", SOURCE, "--to", point, "--target-url", &url]))?;
+    expect_same(&source.client, &target.client().await?).await?;
+    Ok(cost)
 }
 
 /// Archives all of the log at once, on one core.
@@ -91,13 +125,9 @@ async fn replay(
     table: &mut Table,
 ) -> Result<()> {
     let (mut ours, mut one_by_one) = (Vec::new(), Vec::new());
-    let point = optime(source.newest().await?);
+    let point = &optime(source.newest().await?);
     for run in 0..options.runs {
-        let target = source.target(&format!("ours{run}")).await?;
-        let url = target.url();
-        let restore = ["restore", SOURCE, "--to", &point, "--target-url", &url];
-        ours.push(cost(source.pitr.timed_command(&TIME, restore))?);
-        expect_same(&source.client, &target.client().await?).await?;
+        ours.push(restore(source, point, run).await?);
         let target = source.target(&format!("one{run}")).await?;
         let reference = entries.get(..REFERENCE.min(entries.len())).unwrap_or(entries);
         let time = apply_one_by_one(&target.client().await?, reference).await?;
