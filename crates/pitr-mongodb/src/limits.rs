@@ -102,6 +102,11 @@ pub const TRANSACTION_MEMORY: usize = 16 << 20;
 /// See [`TRANSACTION_MEMORY`].
 pub const REORDER_MEMORY: usize = 16 << 20;
 
+/// A document of a base that is larger than this waits for its end with so many bytes of it in memory.
+pub const LARGE_DOCUMENT: usize = 3 << 20;
+/// See [`LARGE_DOCUMENT`].
+pub const LARGE_MEMORY: usize = 1 << 20;
+
 /// Depth to which an `_id` is looked into to choose its lane.
 pub const MAX_HASH_DEPTH: usize = 32;
 
@@ -118,6 +123,9 @@ pub const WINDOW_BYTES: usize = 2 << 20;
 
 /// Bytes of two segments up to which the second is read while the first is applied.
 pub const LOG_MEMORY: u64 = 34 << 20;
+
+/// A segment that is larger than this is read when nothing is on its way to the target.
+pub const LARGE_SEGMENT: u64 = 20 << 20;
 
 /// Depth to which the difference between two documents is followed.
 pub const MAX_DELTA_DEPTH: usize = 100;

@@ -92,20 +92,26 @@ impl Lanes {
         Self { lanes: (0..LANES).map(lane).collect(), room: Arc::new(Semaphore::new(ROOM)) }
     }
 
+    /// Waits for the room that a large write takes until it is sent; others need none.
+    pub async fn room(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>> {
+        if bytes <= LARGE_WRITE {
+            return Ok(None);
+        }
+        // What is larger than all of it goes alone.
+        let units = u32::try_from(bytes.div_ceil(UNIT).min(ROOM)).unwrap_or(u32::MAX);
+        let share = Arc::clone(&self.room).acquire_many_owned(units).await;
+        share.map(Some).map_err(|error| Error::answer("replaying", error))
+    }
+
     /// Puts a write on the lane of its hash; waits while that lane is full.
-    pub async fn write(&mut self, ready: Ready) -> Result<()> {
+    pub async fn write(&mut self, ready: Ready, room: Option<OwnedSemaphorePermit>) -> Result<()> {
         let at = usize::try_from(ready.hash % LANES as u64).unwrap_or(0);
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
-        let bytes = ready.bytes();
-        if bytes > LARGE_WRITE {
+        if let Some(room) = room {
             lane.hand_over().await?;
-            // What is larger than all of it goes alone.
-            let units = u32::try_from(bytes.div_ceil(UNIT).min(ROOM)).unwrap_or(u32::MAX);
-            let share = Arc::clone(&self.room).acquire_many_owned(units).await;
-            let share = share.map_err(|error| Error::answer("replaying", error))?;
-            return lane.send(Message::Large(Box::new(ready), share)).await;
+            return lane.send(Message::Large(Box::new(ready), room)).await;
         }
-        lane.bytes += bytes;
+        lane.bytes += ready.bytes();
         lane.handful.push(ready);
         if lane.handful.len() >= HANDFUL_WRITES || lane.bytes >= HANDFUL_BYTES {
             lane.hand_over().await?;

@@ -262,6 +262,8 @@ impl Replay {
         // Users and roles are not documents like others.
         let folds = !tolerant && !known.in_order && db != "admin";
         self.counts.writes += 1;
+        // Before it is copied.
+        let room = self.lanes.room(write.o.as_bytes().len()).await?;
         let ready = |kind, o: &RawDocument, open| Ready {
             kind,
             ns: Arc::clone(&known.ns),
@@ -278,8 +280,8 @@ impl Replay {
             // From a capped collection nothing could be deleted. Later servers take it as it is, and tell of one that is gone.
             Some(o2) if self.target.version < (5, 0, 0) && !known.capped && write.must_be_inserted() => {
                 let (gone, new) = (ready(Kind::Delete, o2, false), ready(Kind::Insert, write.o, false));
-                self.lanes.write(gone).await?;
-                self.lanes.write(new).await
+                self.lanes.write(gone, None).await?;
+                self.lanes.write(new, room).await
             }
             _ => {
                 // What may be there already is replaced, which only the way of the log does.
@@ -290,7 +292,7 @@ impl Replay {
                     _ => Kind::Update,
                 };
                 let ready = ready(kind, write.o, open);
-                self.lanes.write(ready).await
+                self.lanes.write(ready, room).await
             }
         }
     }

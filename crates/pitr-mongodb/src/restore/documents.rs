@@ -18,10 +18,13 @@ use super::budget::{Budget, Share};
 use crate::base::catalog::{Collection, CollectionId, id_of_path};
 use crate::connect::{Member, with_documents};
 use crate::error::{Error, Result};
-use crate::limits::{BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, MAX_ENTRY, QUEUED_BATCHES, REORDER_MEMORY};
+use crate::limits::{
+    BATCH_BYTES, BATCH_WRITES, BATCHES_MEMORY, LANES, LARGE_DOCUMENT, LARGE_MEMORY, MAX_ENTRY, QUEUED_BATCHES,
+    REORDER_MEMORY,
+};
 use crate::replay::operation::{Kind, Operation, is_changed_by_insert};
 use crate::replay::send;
-use crate::spill::{Piece, Spill};
+use crate::spill::{Piece, Pieces, Spill};
 
 /// Documents for one collection, as they follow each other.
 struct Batch {
@@ -47,6 +50,17 @@ struct Part {
     early: BTreeMap<u64, Piece>,
     /// Documents that wait to make a batch, and the begin of one that is not whole.
     open: Vec<u8>,
+    /// The begin of a large one instead.
+    large: Option<Large>,
+}
+
+/// The begin of a document that is large, put aside: parts of several collections arrive at the same time.
+struct Large {
+    /// Of the whole document.
+    length: usize,
+    held: usize,
+    pieces: Pieces,
+    spill: Spill,
 }
 
 struct Parts {
@@ -135,14 +149,15 @@ impl Documents {
             part.early.insert(offset, spill.put(bytes)?);
             return Ok(());
         }
-        let send = |batch, documents| self.send(path, batch, documents);
-        part.accept(bytes, send)?;
+        let room = |bytes| Budget::share(&self.budget, bytes);
+        let send = |batch, documents, share| self.send(path, batch, documents, share);
+        part.accept(bytes, room, send)?;
         while let Some(piece) = part.early.remove(&part.next) {
             let bytes = spill.take(piece)?;
-            part.accept(&bytes, send)?;
+            part.accept(&bytes, room, send)?;
         }
         if part.next == part.total {
-            if !part.open.is_empty() {
+            if !part.open.is_empty() || part.large.is_some() {
                 return Err(Error::Base(format!("{path} ends in the middle of a document")));
             }
             by_path.remove(path);
@@ -150,15 +165,13 @@ impl Documents {
         Ok(())
     }
 
-    fn send(&self, path: &str, bytes: Vec<u8>, documents: u64) -> Result<()> {
+    fn send(&self, path: &str, bytes: Vec<u8>, documents: u64, share: Share) -> Result<()> {
         let place = id_of_path(path).and_then(|id| self.places.get(&id));
         let place = place.ok_or_else(|| Error::Base(format!("{path} belongs to no collection of its catalog")))?;
         self.documents.fetch_add(documents, Ordering::Relaxed);
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let queue = self.queues.as_ref().map(|queues| if place.ordered { &queues.ordered } else { &queues.any });
-        // Workers that give up leave their share, too.
-        let _share = Budget::share(&self.budget, bytes.len());
-        let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes, _share };
+        let batch = Batch { db: place.db.clone(), name: place.name.clone(), bytes, _share: share };
         let sent = queue.map(|queue| queue.blocking_send(batch));
         match sent {
             Some(Ok(())) => Ok(()),
@@ -168,20 +181,64 @@ impl Documents {
 }
 
 impl Part {
-    /// Takes the content that follows, and hands out the batches that have become whole. What is left is less than one.
-    fn accept(&mut self, bytes: &[u8], mut send: impl FnMut(Vec<u8>, u64) -> Result<()>) -> Result<()> {
+    /// Takes the content that follows, and hands out the batches that have become whole, each with its share of the memory, which
+    /// is taken before a large document is put together. What is left is less than one batch.
+    fn accept(
+        &mut self,
+        mut bytes: &[u8],
+        room: impl Fn(usize) -> Share,
+        send: impl Fn(Vec<u8>, u64, Share) -> Result<()>,
+    ) -> Result<()> {
         self.next += bytes.len() as u64;
-        let first = self.open.first_chunk().or(bytes.first_chunk()).map_or(0, |length| u32::from_le_bytes(*length));
-        // Never more than it needs: a document may have 16 MiB.
-        let wanted = (first as usize).min(MAX_ENTRY).max(self.open.len() + bytes.len());
-        self.open.reserve_exact(wanted - self.open.len());
+        if let Some(mut large) = self.large.take() {
+            let (end, after) = bytes.split_at(bytes.len().min(large.length - large.held));
+            bytes = after;
+            if !large.is_whole_with(end) {
+                large.put(end)?;
+                self.large = Some(large);
+                return Ok(());
+            }
+            // Workers that give up leave their share, too.
+            let share = room(large.length);
+            send(large.put_together(end)?, 1, share)?;
+        }
+        self.open.reserve_exact(bytes.len());
         self.open.extend_from_slice(bytes);
         while let Some((end, documents)) = batch(&self.open, self.next == self.total)? {
             // What is left is mostly less than what is handed out, which is not copied.
             let rest = self.open.split_off(end.min(self.open.len()));
-            send(std::mem::replace(&mut self.open, rest), documents)?;
+            let whole = std::mem::replace(&mut self.open, rest);
+            let share = room(whole.len());
+            send(whole, documents, share)?;
+        }
+        let first = self.open.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize);
+        if first > LARGE_DOCUMENT && first > self.open.len() {
+            let mut large = Large { length: first, held: 0, pieces: Pieces::new(), spill: Spill::new(LARGE_MEMORY) };
+            large.put(&std::mem::take(&mut self.open))?;
+            self.large = Some(large);
         }
         Ok(())
+    }
+}
+
+impl Large {
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.held += bytes.len();
+        self.pieces.push_back(self.spill.put(bytes)?);
+        Ok(())
+    }
+
+    fn is_whole_with(&self, end: &[u8]) -> bool {
+        self.held + end.len() == self.length
+    }
+
+    fn put_together(mut self, end: &[u8]) -> Result<Vec<u8>> {
+        let mut whole = Vec::with_capacity(self.length);
+        for piece in self.pieces {
+            whole.extend_from_slice(&self.spill.take(piece)?);
+        }
+        whole.extend_from_slice(end);
+        Ok(whole)
     }
 }
 

@@ -22,7 +22,7 @@ use crate::base::catalog::{Collection, Header, catalog_path};
 use crate::connect::{Member, Prefer, Settings};
 use crate::engine::{Mongo, facts};
 use crate::error::{Error, Result};
-use crate::limits::LOG_MEMORY;
+use crate::limits::{LARGE_SEGMENT, LOG_MEMORY};
 use crate::position::{MongoPosition, Stamp};
 use crate::replay::model::Model;
 use crate::replay::progress::{Identity, Progress, Reached, save};
@@ -228,7 +228,12 @@ async fn replay<R: SegmentReader>(
     for (number, (span, end)) in parts.iter().enumerate() {
         let bytes = match ahead.take() {
             Some(bytes) => bytes,
-            None => segment(span, from).await?,
+            None => {
+                if span.bytes > LARGE_SEGMENT {
+                    replay.settle().await?;
+                }
+                segment(span, from).await?
+            }
         };
         let next = parts.get(number + 1).filter(|(next, _)| span.bytes + next.bytes <= LOG_MEMORY);
         let read = async {
