@@ -196,7 +196,7 @@ async fn work(target: Member, mut messages: mpsc::Receiver<Message>) -> Result<(
 
 async fn take(target: &Member, pending: &mut Pending, ready: Ready) -> Result<()> {
     while pending.is_full_for(ready.bytes()) {
-        apply(target, &pending.batch()).await?;
+        apply(target, pending.batch()).await?;
     }
     pending.push(ready);
     Ok(())
@@ -204,22 +204,27 @@ async fn take(target: &Member, pending: &mut Pending, ready: Ready) -> Result<()
 
 async fn apply_all(target: &Member, pending: &mut Pending) -> Result<()> {
     while !pending.is_empty() {
-        apply(target, &pending.batch()).await?;
+        apply(target, pending.batch()).await?;
     }
     Ok(())
 }
 
 /// Applies a batch in few commands; if any of it fails, one by one, to learn which and why.
-async fn apply(target: &Member, batch: &[Ready]) -> Result<()> {
-    let (inserts, rest) = inserts::split(batch);
-    match apply_at_once(target, &inserts, &rest).await {
-        Ok(()) => return Ok(()),
-        Err(error) if error.code().is_none() => return Err(error),
-        Err(error) => tracing::debug!(%error, "a batch failed; its writes are sent one by one"),
+async fn apply(target: &Member, mut batch: Vec<Ready>) -> Result<()> {
+    if batch.len() > 1 {
+        let (inserts, rest) = inserts::split(&batch);
+        match apply_at_once(target, &inserts, &rest).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.code().is_none() => return Err(error),
+            Err(error) => tracing::debug!(%error, "a batch failed; its writes are sent one by one"),
+        }
     }
-    for ready in batch {
+    for ready in &mut batch {
         // Every write is idempotent, and the order within the lane stays: what was applied already may come again.
-        if let Err(error) = send(target, std::iter::once(ready.operation())).await
+        let command = command(target, std::iter::once(ready.operation()))?;
+        // It holds the object, and the driver holds it more than once.
+        ready.o = RawDocumentBuf::new();
+        if let Err(error) = run(target, command).await
             && (error.code().is_none() || !(ready.tolerant && is_update_of_nothing(target, ready).await?))
         {
             return Err(failed(ready, &error));
@@ -243,13 +248,20 @@ pub async fn send(target: &Member, operations: impl Iterator<Item = impl Piece> 
     if operations.clone().next().is_none() {
         return Ok(());
     }
+    run(target, command(target, operations)?).await
+}
+
+fn command(target: &Member, operations: impl Iterator<Item = impl Piece> + Clone) -> Result<RawDocumentBuf> {
     let mut options = rawdoc! { "bypassDocumentValidation": true, "writeConcern": { "w": 1, "j": false } };
     // Later servers know neither the mode nor the lenience, and do what we ask older ones for.
     if target.version < (6, 2, 0) {
         options.append(bson::cstr!("allowAtomic"), false);
         options.append(bson::cstr!("alwaysUpsert"), false);
     }
-    let command = with_documents(&rawdoc! {}, "applyOps", operations, &options)?;
+    with_documents(&rawdoc! {}, "applyOps", operations, &options)
+}
+
+async fn run(target: &Member, command: RawDocumentBuf) -> Result<()> {
     target.run_raw("admin", command, "applying log").await.map(drop)
 }
 
