@@ -30,6 +30,10 @@ pub struct Load {
 pub async fn prepare(client: &Client) -> Result<()> {
     let db = client.database(DB);
     db.run_command(doc! { "create": "capped", "capped": true, "size": 65536, "max": 50 }).await?;
+    if !crate::mongodb::is_since(&db, 5).await? {
+        // Made by two transactions at once it can hang 4.4.2: the server commits nothing any more.
+        db.create_collection("ledger").await?;
+    }
     db.run_command(doc! { "create": "folded", "collation": { "locale": "en", "strength": 2 } }).await?;
     db.run_command(doc! { "create": "checked", "validator": { "n": { "$gte": 0 } } }).await?;
     db.run_command(doc! { "create": "view", "viewOn": "items", "pipeline": [{ "$match": { "n": 1 } }] }).await?;

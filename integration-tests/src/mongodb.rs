@@ -339,6 +339,12 @@ pub async fn expect_equal(source: &Mongo, restored: &Mongo) -> Result<()> {
     Ok(())
 }
 
+/// True for a server of this major version or a later one.
+pub async fn is_since(db: &mongodb::Database, major: u32) -> Result<bool> {
+    let version = db.run_command(doc! { "buildInfo": 1 }).await?.get_str("version")?.to_owned();
+    Ok(version.split('.').next().and_then(|own| own.parse().ok()).is_some_and(|own: u32| own >= major))
+}
+
 /// Runs a script for `mongosh` against a server: evaluates it with a `db` that only notes what it would do, then does that.
 /// `again` makes it believe that roles and users exist.
 pub async fn run_script(root: &Client, script: &str, password: &str, again: bool) -> Result<()> {

@@ -120,6 +120,34 @@ async fn a_member_that_stands_still_is_left_for_another_one() -> Result<()> {
     Ok(())
 }
 
+/// The member that is read answers, and has nothing new: whoever tails it sees a set at which nothing happens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_without_a_primary_does_not_pass_for_an_idle_one() -> Result<()> {
+    let scratch = Scratch::new("mongo-headless")?;
+    let mut source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let client = source.client().await?;
+    let all = client.database("shop").collection::<Document>("all");
+    all.insert_one(doc! { "_id": "before" }).await?;
+    let tail = Streaming::start(&pitr)?;
+    let read = pitr.json(["backup", SOURCE])?["member"].as_str().unwrap().to_owned();
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    let others: Vec<usize> = (0..3).filter(|number| source.member(*number).is_ok_and(|m| m.host() != read)).collect();
+    for number in &others {
+        source.member_mut(*number)?.kill()?;
+    }
+    tail.wait_for_log("and no note can be written into the oplog").await?;
+    for number in &others {
+        source.member_mut(*number)?.launch()?;
+    }
+    let client = source.client().await?;
+    let all = client.database("shop").collection::<Document>("all");
+    all.insert_one(doc! { "_id": "after" }).await?;
+    wait_for_archive(&pitr, newest(&client).await?).await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn log_that_the_set_removed_is_a_gap_that_blocks_what_crosses_it() -> Result<()> {
     let scratch = Scratch::new("mongo-rollover")?;

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use integration_tests::mongo_load::mixed_ids;
 use integration_tests::mongo_truth::Truth;
-use integration_tests::mongodb::expect_equal;
+use integration_tests::mongodb::{expect_equal, is_since};
 use integration_tests::seed::{generator, seed};
 use integration_tests::{Mongo, MongoSetup, Pitr, Run, SOURCE, Scratch, Streaming, wait_for_archive};
 use mongodb::{Client, Collection, Database};
@@ -495,11 +495,6 @@ async fn expired_documents(db: Database, round: i32) -> Result<()> {
 }
 
 /// True for a server of this major version or a later one.
-async fn is_since(db: &Database, major: u32) -> Result<bool> {
-    let version = db.run_command(doc! { "buildInfo": 1 }).await?.get_str("version")?.to_owned();
-    Ok(version.split('.').next().and_then(|own| own.parse().ok()).is_some_and(|own: u32| own >= major))
-}
-
 /// A shape that the server does not have.
 fn without(what: &str, db: &Database) -> Result<()> {
     eprintln!("SKIPPED {}: a server of this version has no {what}", db.name());

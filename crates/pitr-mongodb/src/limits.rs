@@ -41,6 +41,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(3);
 /// Time for a note to come to the stream; a member that has not shown it by then is left.
 pub const NOTE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How often it is told that no note can be written while nothing comes.
+pub const NOTE_WARNING: Duration = Duration::from_secs(60);
+
 /// A secondary that is further behind than this is not read while another member can be.
 pub const MEMBER_LAG: Duration = Duration::from_secs(10);
 
