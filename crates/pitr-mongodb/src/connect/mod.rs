@@ -170,8 +170,8 @@ impl Member {
 
     /// True for the document of somebody who is logged in here: to replace it would be to be thrown out.
     pub fn is_own_user(&self, ns: &str, id: Option<RawBsonRef<'_>>) -> bool {
-        let id = id.and_then(|id| id.as_str()).filter(|_| ns == "admin.system.users");
-        id.is_some_and(|id| self.users.iter().any(|own| own == id))
+        ns == "admin.system.users"
+            && id.and_then(|id| id.as_str()).is_some_and(|id| self.users.iter().any(|own| own == id))
     }
 
     /// The version as people write it.

@@ -107,16 +107,14 @@ impl Lanes {
     pub async fn write(&mut self, ready: Ready, room: Option<OwnedSemaphorePermit>) -> Result<()> {
         let at = usize::try_from(ready.hash % LANES as u64).unwrap_or(0);
         let Some(lane) = self.lanes.get_mut(at) else { return Ok(()) };
-        if let Some(room) = room {
-            lane.hand_over().await?;
-            return lane.send(Message::Large(Box::new(ready), room)).await;
+        match room {
+            Some(room) => {
+                lane.hand_over().await?;
+                lane.send(Message::Large(Box::new(ready), room)).await
+            }
+            None if lane.push(ready) => lane.hand_over().await,
+            None => Ok(()),
         }
-        lane.bytes += ready.bytes();
-        lane.handful.push(ready);
-        if lane.handful.len() >= HANDFUL_WRITES || lane.bytes >= HANDFUL_BYTES {
-            lane.hand_over().await?;
-        }
-        Ok(())
     }
 
     /// Waits until everything that was given is on the target.
@@ -145,6 +143,13 @@ impl Drop for Lanes {
 }
 
 impl Lane {
+    /// Keeps a write; true if it is time to hand over what there is.
+    fn push(&mut self, ready: Ready) -> bool {
+        self.bytes += ready.bytes();
+        self.handful.push(ready);
+        self.handful.len() >= HANDFUL_WRITES || self.bytes >= HANDFUL_BYTES
+    }
+
     async fn hand_over(&mut self) -> Result<()> {
         if self.handful.is_empty() {
             return Ok(());

@@ -17,7 +17,7 @@ mod transactions;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use bson::{RawDocument, rawdoc};
+use bson::rawdoc;
 
 pub(crate) use self::lanes::send;
 
@@ -233,68 +233,64 @@ impl Replay {
     }
 
     async fn document(&mut self, write: &Write<'_>, at: OpTime) -> Result<()> {
-        let (db, name) = write.ns.split_once('.').unwrap_or((write.ns, ""));
-        if !is_kept(db, name) || self.is_done(at) || self.target.is_own_user(write.ns, write.id()) {
-            return Ok(());
+        // Before it is copied.
+        let room = self.lanes.room(write.o.as_bytes().len()).await?;
+        let Some(ready) = self.ready(write, at)? else { return Ok(()) };
+        self.counts.writes += 1;
+        if let (Op::Update, Kind::Insert, Some(o2)) = (write.op, ready.kind, write.o2) {
+            let ns = Arc::clone(&ready.ns);
+            self.lanes.write(Ready { kind: Kind::Delete, ns, o: o2.to_owned(), o2: None, ..ready }, None).await?;
         }
-        let id = write.uuid.or_else(|| self.model.id_of(db, name));
-        let Some(known) = id.and_then(|id| self.model.get(id)) else {
+        self.lanes.write(ready, room).await
+    }
+
+    /// A write as the target takes it; `None` for one that it is not to have.
+    fn ready(&self, write: &Write<'_>, at: OpTime) -> Result<Option<Ready>> {
+        let (db, name) = write.ns.split_once('.').unwrap_or((write.ns, ""));
+        let id = write.id();
+        if !is_kept(db, name) || self.is_done(at) || self.target.is_own_user(write.ns, id) {
+            return Ok(None);
+        }
+        let collection = write.uuid.or_else(|| self.model.id_of(db, name));
+        let Some(known) = collection.and_then(|id| self.model.get(id)) else {
             return Err(Error::Unreplayable {
                 operation: format!("a write on {}", write.ns),
                 at: at.to_string(),
                 why: "neither the base nor the log before it has that collection".to_owned(),
             });
         };
-        // Servers of 5.0 log what a capped collection loses, accept no such write, and remove the same documents by themselves.
-        if known.capped && write.op == Op::Delete && self.target.version < (6, 0, 0) {
-            self.counts.writes += 1;
-            return Ok(());
-        }
-        let mut hasher = DefaultHasher::new();
-        id.hash(&mut hasher);
-        if !known.in_order
-            && let Some(id) = write.id()
-        {
-            hash_id(id, &mut hasher);
-        }
+        let version = self.target.version;
+        let kind = match write.op {
+            // Servers of 5.0 log what a capped collection loses, accept no such write, and remove the same documents by themselves.
+            Op::Delete if known.capped && version < (6, 0, 0) => return Ok(None),
+            Op::Delete => Kind::Delete,
+            Op::Insert => Kind::Insert,
+            // What is there is deleted first. From a capped collection nothing could be, in servers as old as that.
+            _ if version < (5, 0, 0) && !known.capped && write.must_be_inserted() => Kind::Insert,
+            _ => Kind::Update,
+        };
         // Newer than the log: what an interrupted restore had sent, and what was read late.
         let tolerant = self.range.before.is_in_doubt(at.stamp) || known.until.is_some_and(|until| at.stamp <= until);
-        // Users and roles are not documents like others.
-        let folds = !tolerant && !known.in_order && db != "admin";
-        self.counts.writes += 1;
-        // Before it is copied.
-        let room = self.lanes.room(write.o.as_bytes().len()).await?;
-        let ready = |kind, o: &RawDocument, open| Ready {
+        let known_whole = !tolerant && !known.in_order;
+        let mut hasher = DefaultHasher::new();
+        collection.hash(&mut hasher);
+        if let Some(id) = id.filter(|_| !known.in_order) {
+            hash_id(id, &mut hasher);
+        }
+        Ok(Some(Ready {
             kind,
             ns: Arc::clone(&known.ns),
-            o: o.to_owned(),
+            o: write.o.to_owned(),
             // A shard key beside `_id` is not needed to find the document.
-            o2: write.id().filter(|_| kind == Kind::Update).map(|id| rawdoc! { "_id": id }),
+            o2: id.filter(|_| kind == Kind::Update).map(|id| rawdoc! { "_id": id }),
             hash: hasher.finish(),
-            open,
+            // What may be there already is replaced, which only the way of the log does.
+            open: known_whole && write.is_open_insert(),
             at,
             tolerant,
-            folds,
-        };
-        match write.o2 {
-            // From a capped collection nothing could be deleted. Later servers take it as it is, and tell of one that is gone.
-            Some(o2) if self.target.version < (5, 0, 0) && !known.capped && write.must_be_inserted() => {
-                let (gone, new) = (ready(Kind::Delete, o2, false), ready(Kind::Insert, write.o, false));
-                self.lanes.write(gone, None).await?;
-                self.lanes.write(new, room).await
-            }
-            _ => {
-                // What may be there already is replaced, which only the way of the log does.
-                let open = !tolerant && !known.in_order && write.is_open_insert();
-                let kind = match write.op {
-                    Op::Insert => Kind::Insert,
-                    Op::Delete => Kind::Delete,
-                    _ => Kind::Update,
-                };
-                let ready = ready(kind, write.o, open);
-                self.lanes.write(ready, room).await
-            }
-        }
+            // Users and roles are not documents like others.
+            folds: known_whole && db != "admin",
+        }))
     }
 
     async fn command(&mut self, name: &str, write: &Write<'_>, at: OpTime) -> Result<()> {
