@@ -82,6 +82,11 @@ impl Streamer {
 
     /// Waits until everything that the server has written is durable in the archive, as reported to the server.
     pub async fn catches_up(&self, server: &Postgres) -> Result<()> {
+        if server.value("SELECT pg_is_in_recovery()").await? == "false" {
+            // A commit that waits for the disk takes those before it along, which did not: whoever reads the server's files next
+            // finds every row's transaction in them.
+            server.value("SELECT pg_logical_emit_message(true, 'flush', '')").await?;
+        }
         let sql =
             "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END";
         let end = server.value(sql).await?;
