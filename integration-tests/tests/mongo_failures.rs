@@ -93,18 +93,24 @@ async fn writes_that_were_rolled_back_are_not_archived_and_tailing_survives_the_
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_member_that_stands_still_is_left_for_another_one() -> Result<()> {
-    let scratch = Scratch::new("mongo-still")?;
-    let source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
-    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+/// A set of three that is streamed, and the member that is read.
+async fn tailed(scratch: &Scratch) -> Result<(Mongo, Pitr, Streaming, String)> {
+    let source = Mongo::start(scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(scratch, "mongodb", &source.url(), false)?;
     pitr.run(["init"])?.ok()?;
     let client = source.client().await?;
-    let all = client.database("shop").collection::<Document>("all");
-    all.insert_one(doc! { "_id": "before" }).await?;
+    client.database("shop").collection::<Document>("all").insert_one(doc! { "_id": "before" }).await?;
     let tail = Streaming::start(&pitr)?;
     let member = pitr.json(["backup", SOURCE])?["member"].as_str().unwrap().to_owned();
     wait_for_archive(&pitr, newest(&client).await?).await?;
+    Ok((source, pitr, tail, member))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_stands_still_is_left_for_another_one() -> Result<()> {
+    let scratch = Scratch::new("mongo-still")?;
+    let (source, pitr, tail, member) = tailed(&scratch).await?;
+    let all = source.client().await?.database("shop").collection::<Document>("all");
     // It answers, and takes nothing from the others any more.
     let primary = source.primary().await?;
     let read = (0..3).find(|number| source.member(*number).is_ok_and(|m| m.host() == member)).unwrap();
@@ -124,15 +130,7 @@ async fn a_member_that_stands_still_is_left_for_another_one() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_without_a_primary_does_not_pass_for_an_idle_one() -> Result<()> {
     let scratch = Scratch::new("mongo-headless")?;
-    let mut source = Mongo::start(&scratch, "rs", &MongoSetup { members: 3, ..MongoSetup::chosen() }).await?;
-    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
-    pitr.run(["init"])?.ok()?;
-    let client = source.client().await?;
-    let all = client.database("shop").collection::<Document>("all");
-    all.insert_one(doc! { "_id": "before" }).await?;
-    let tail = Streaming::start(&pitr)?;
-    let read = pitr.json(["backup", SOURCE])?["member"].as_str().unwrap().to_owned();
-    wait_for_archive(&pitr, newest(&client).await?).await?;
+    let (mut source, pitr, tail, read) = tailed(&scratch).await?;
     let others: Vec<usize> = (0..3).filter(|number| source.member(*number).is_ok_and(|m| m.host() != read)).collect();
     for number in &others {
         source.member_mut(*number)?.kill()?;
@@ -146,6 +144,22 @@ async fn a_set_without_a_primary_does_not_pass_for_an_idle_one() -> Result<()> {
     all.insert_one(doc! { "_id": "after" }).await?;
     wait_for_archive(&pitr, newest(&client).await?).await?;
     Ok(())
+}
+
+/// Reads are answered, and no note ever: so a server of 4.4.2 looked that hung by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_answers_no_note_does_not_pass_for_an_idle_one() -> Result<()> {
+    let scratch = Scratch::new("mongo-hung")?;
+    let parameter = |setting: &str| ["--setParameter", setting].map(str::to_owned);
+    let arguments = [parameter("enableTestCommands=1"), parameter("writePeriodicNoops=false")].concat();
+    let source = Mongo::start(&scratch, "rs", &MongoSetup { arguments, ..MongoSetup::chosen() }).await?;
+    let pitr = Pitr::of_engine(&scratch, "mongodb", &source.url(), false)?;
+    pitr.run(["init"])?.ok()?;
+    let tail = Streaming::start(&pitr)?;
+    let data = doc! { "failCommands": ["appendOplogNote"], "blockConnection": true, "blockTimeMS": 40_000 };
+    let hang = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    source.client().await?.database("admin").run_command(hang).await?;
+    tail.wait_for_log("no note can be written into the oplog: the primary does not answer").await
 }
 
 #[tokio::test(flavor = "multi_thread")]

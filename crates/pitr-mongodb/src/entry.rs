@@ -4,8 +4,8 @@
 //! `bsondump` reads it as it is. Nothing is copied here: an [`Entry`] borrows from the segment's bytes, and only
 //! the fields that a tail, a scan or a replay needs are looked at.
 
-use bson::spec::{BinarySubtype, ElementType};
-use bson::{RawBsonRef, RawDocument};
+use bson::RawDocument;
+use bson::spec::ElementType;
 use pitr_core::Timestamp;
 
 use crate::limits::MAX_ENTRY;
@@ -216,12 +216,6 @@ impl<'a> Fields<'a> {
         }
         Some(())
     }
-}
-
-/// A UUID from a binary value of that subtype.
-pub fn uuid_of(value: RawBsonRef<'_>) -> Option<[u8; 16]> {
-    let binary = value.as_binary().filter(|binary| binary.subtype == BinarySubtype::Uuid)?;
-    binary.bytes.try_into().ok()
 }
 
 fn damage(offset: usize, error: impl std::fmt::Display) -> EntryError {

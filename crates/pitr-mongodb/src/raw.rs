@@ -1,4 +1,4 @@
-//! The fields of a BSON document as bytes.
+//! The fields of a BSON document as bytes, read and written.
 //!
 //! Log is read entry by entry, field by field, and most of a field is passed over. The library's own iterator looks at every
 //! name as text, and at what it passes over more than once; it is used wherever it is not in the way.
@@ -32,6 +32,11 @@ pub struct Fields<'a> {
 /// The fields of a document. Its length is taken as checked, as [`RawDocument::from_bytes`] does.
 pub fn fields(document: &RawDocument) -> Fields<'_> {
     Fields { bytes: document.as_bytes(), at: size_of::<u32>() }
+}
+
+/// The field of that name.
+pub fn field<'a>(document: &'a RawDocument, key: &[u8]) -> Option<Field<'a>> {
+    fields(document).flatten().find(|field| field.key == key)
 }
 
 impl<'a> Fields<'a> {
@@ -137,6 +142,29 @@ impl<'a> Field<'a> {
         let is_one = self.kind == ElementType::Binary && *subtype == u8::from(BinarySubtype::Uuid);
         if is_one { uuid.try_into().ok() } else { None }
     }
+}
+
+/// Leaves room for the length of a document or array. Returns where it begins.
+pub fn open(bytes: &mut Vec<u8>) -> usize {
+    bytes.extend_from_slice(&[0; size_of::<u32>()]);
+    bytes.len() - size_of::<u32>()
+}
+
+/// Ends what was opened there.
+pub fn close(bytes: &mut Vec<u8>, begin: usize) {
+    bytes.push(0);
+    // No command is that long: a server takes 48 MB.
+    let length = u32::try_from(bytes.len() - begin).unwrap_or(u32::MAX);
+    if let Some(place) = bytes.get_mut(begin..begin + size_of::<u32>()) {
+        place.copy_from_slice(&length.to_le_bytes());
+    }
+}
+
+/// Begins a field: its type and its name.
+pub fn put_key(bytes: &mut Vec<u8>, key: &[u8], kind: ElementType) {
+    bytes.push(kind as u8);
+    bytes.extend_from_slice(key);
+    bytes.push(0);
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use futures::TryStreamExt;
 use super::catalog::{Collection, CollectionId, Kind, Read, uuid};
 use super::inventory::is_kept;
 use crate::connect::Member;
-use crate::entry::{Entry, Meaning, Op, uuid_of};
+use crate::entry::{Entry, Meaning, Op};
 use crate::error::{Doing, Error, Result};
 use crate::position::Stamp;
+use crate::raw::field;
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
@@ -141,7 +142,7 @@ impl Changes {
                 let operations = entry.operations().into_iter().flatten().flatten();
                 for operation in operations.filter_map(|operation| operation.as_document()) {
                     if operation.get_str("op").is_ok_and(|op| op == "c") {
-                        let id = operation.get("ui").ok().flatten().and_then(uuid_of);
+                        let id = field(operation, b"ui").and_then(|id| id.as_uuid());
                         self.change(operation.get_str("ns").unwrap_or_default(), id, at);
                     }
                 }

@@ -1,13 +1,13 @@
 //! Large commands, put together without copying their documents more than once.
 
+use bson::spec::ElementType;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, Result};
+use crate::raw::{close, open, put_key};
 
 /// Bytes of an element besides its key and value, and of the longest number that is a key.
 const ELEMENT: usize = 12;
-const ARRAY: u8 = 4;
-const DOCUMENT: u8 = 3;
 
 /// A document on its way into a command.
 pub trait Piece {
@@ -39,14 +39,10 @@ pub fn with_documents(
     let mut bytes = Vec::with_capacity(content + around);
     open(&mut bytes);
     bytes.extend_from_slice(elements(begin));
-    bytes.push(ARRAY);
-    bytes.extend_from_slice(key.as_bytes());
-    bytes.push(0);
+    put_key(&mut bytes, key.as_bytes(), ElementType::Array);
     let array = open(&mut bytes);
     for (number, document) in documents.enumerate() {
-        bytes.push(DOCUMENT);
-        bytes.extend_from_slice(number.to_string().as_bytes());
-        bytes.push(0);
+        put_key(&mut bytes, number.to_string().as_bytes(), ElementType::EmbeddedDocument);
         document.put(&mut bytes);
     }
     close(&mut bytes, array);
@@ -59,22 +55,6 @@ pub fn with_documents(
 fn elements(document: &RawDocument) -> &[u8] {
     let bytes = document.as_bytes();
     bytes.get(size_of::<u32>()..bytes.len().saturating_sub(1)).unwrap_or_default()
-}
-
-/// Leaves room for the length of a document or array. Returns where it begins.
-pub fn open(bytes: &mut Vec<u8>) -> usize {
-    bytes.extend_from_slice(&[0; size_of::<u32>()]);
-    bytes.len() - size_of::<u32>()
-}
-
-/// Ends what was opened there.
-pub fn close(bytes: &mut Vec<u8>, begin: usize) {
-    bytes.push(0);
-    // No command is that long: a server takes 48 MB.
-    let length = u32::try_from(bytes.len() - begin).unwrap_or(u32::MAX);
-    if let Some(place) = bytes.get_mut(begin..begin + size_of::<u32>()) {
-        place.copy_from_slice(&length.to_le_bytes());
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use mongodb::options::ServerAddress;
 use mongodb::{Client, Database};
 use tokio::time::timeout;
 
-pub(crate) use self::command::{Piece, close, open, with_documents};
+pub(crate) use self::command::{Piece, with_documents};
 pub use self::query::{compatibility, entry_at, first_from, last_before, last_of_term, oplog_bounds};
 pub(crate) use self::query::{find_one, lineage_facts};
 pub use self::settings::Settings;

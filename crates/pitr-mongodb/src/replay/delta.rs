@@ -13,9 +13,8 @@ use std::collections::{BTreeMap, HashMap};
 use bson::spec::ElementType;
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::connect::{close, open};
 use crate::limits::{MAX_DELTA_DEPTH, MAX_ENTRY};
-use crate::raw::{Field, fields};
+use crate::raw::{Field, close, fields, open, put_key};
 
 /// A value, and its type in BSON.
 #[derive(Debug, Clone)]
@@ -273,29 +272,35 @@ impl<'a> Fields<'a> {
 
     fn put(&self, out: &mut Vec<u8>) {
         let begin = open(out);
-        let of = |wanted: fn(&Change<'a>) -> Option<Value<'a>>| {
-            let fields = self.order.iter().filter_map(move |key| Some((*key, wanted(self.changes.get(key)?)?)));
-            fields.collect::<Vec<_>>()
-        };
-        let gone = Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[0]) };
-        let removed = self.order.iter().filter(|key| matches!(self.changes.get(*key), Some(Change::Remove)));
-        let removed = removed.map(|key| (*key, gone.clone())).collect();
-        let set = of(|change| if let Change::Set(value) = change { Some(value.clone()) } else { None });
-        let added = of(|change| if let Change::Add(value) = change { Some(value.clone()) } else { None });
-        for (name, fields) in [(b"d", removed), (b"u", set), (b"i", added)] {
-            if !fields.is_empty() {
-                put_key(out, name, ElementType::EmbeddedDocument);
+        for section in [b"d", b"u", b"i"] {
+            let mut fields = self.section(section).peekable();
+            if fields.peek().is_some() {
+                put_key(out, section, ElementType::EmbeddedDocument);
                 let begin = open(out);
-                fields.iter().for_each(|(key, value)| put(out, key, value));
+                fields.for_each(|(key, value)| put(out, key, value));
                 close(out, begin);
             }
         }
-        for (key, delta) in of(|change| if let Change::Within(delta) = change { Some(delta.clone()) } else { None }) {
-            put(out, &[b"s", key].concat(), &delta);
+        for (key, delta) in self.section(b"s") {
+            put(out, &[b"s", key].concat(), delta);
         }
         close(out, begin);
     }
+
+    /// What is logged under one letter, in order.
+    fn section(&self, letter: &[u8; 1]) -> impl Iterator<Item = (&'a [u8], &Value<'a>)> {
+        self.order.iter().filter_map(move |key| match (letter, self.changes.get(key)?) {
+            (b"d", Change::Remove) => Some((*key, &GONE)),
+            (b"u", Change::Set(value)) | (b"i", Change::Add(value)) | (b"s", Change::Within(value)) => {
+                Some((*key, value))
+            }
+            _ => None,
+        })
+    }
 }
+
+/// What a field that is removed is logged with.
+static GONE: Value<'static> = Value { kind: ElementType::Boolean, bytes: Cow::Borrowed(&[0]) };
 
 impl<'a> Value<'a> {
     fn document(&self) -> Option<&RawDocument> {
@@ -355,12 +360,6 @@ fn walk(document: &RawDocument) -> impl Iterator<Item = Option<(&[u8], Value<'_>
 fn put(out: &mut Vec<u8>, key: &[u8], value: &Value<'_>) {
     put_key(out, key, value.kind);
     out.extend_from_slice(&value.bytes);
-}
-
-fn put_key(out: &mut Vec<u8>, key: &[u8], kind: ElementType) {
-    out.push(kind as u8);
-    out.extend_from_slice(key);
-    out.push(0);
 }
 
 #[cfg(test)]

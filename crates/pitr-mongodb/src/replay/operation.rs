@@ -5,10 +5,10 @@ use std::hash::{Hash, Hasher};
 use bson::spec::ElementType;
 use bson::{RawBsonRef, RawDocument};
 
-use crate::connect::{Piece, close, open};
-use crate::entry::{Entry, Op, uuid_of};
+use crate::connect::Piece;
+use crate::entry::{Entry, Op};
 use crate::limits::MAX_HASH_DEPTH;
-use crate::raw::{Field, fields};
+use crate::raw::{Field, close, field, fields, open, put_key};
 
 /// A write, as an entry or a part of a transaction holds it.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +45,7 @@ impl<'a> Write<'a> {
         Some(Self {
             op,
             ns: operation.get_str("ns").ok()?,
-            uuid: operation.get("ui").ok().flatten().and_then(uuid_of),
+            uuid: field(operation, b"ui").and_then(|id| id.as_uuid()),
             o,
             o2: operation.get_document("o2").ok(),
         })
@@ -94,9 +94,6 @@ pub struct Operation<'a> {
     pub o2: Option<&'a RawDocument>,
 }
 
-const STRING: u8 = 2;
-const DOCUMENT: u8 = 3;
-
 impl Piece for Operation<'_> {
     fn size(&self) -> usize {
         let text = |key: &str, value: &str| key.len() + value.len() + 7;
@@ -111,18 +108,16 @@ impl Piece for Operation<'_> {
             Kind::Delete => "d",
         };
         let begin = open(out);
-        for (key, value) in [("op\0", op), ("ns\0", self.ns)] {
-            out.push(STRING);
-            out.extend_from_slice(key.as_bytes());
+        for (key, value) in [("op", op), ("ns", self.ns)] {
+            put_key(out, key.as_bytes(), ElementType::String);
             // A name of a collection has 255 bytes at most.
             out.extend_from_slice(&u32::try_from(value.len() + 1).unwrap_or(u32::MAX).to_le_bytes());
             out.extend_from_slice(value.as_bytes());
             out.push(0);
         }
-        for (key, value) in [("o\0", Some(self.o)), ("o2\0", self.o2)] {
+        for (key, value) in [("o", Some(self.o)), ("o2", self.o2)] {
             if let Some(value) = value {
-                out.push(DOCUMENT);
-                out.extend_from_slice(key.as_bytes());
+                put_key(out, key.as_bytes(), ElementType::EmbeddedDocument);
                 out.extend_from_slice(value.as_bytes());
             }
         }

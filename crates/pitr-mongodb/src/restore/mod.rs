@@ -227,7 +227,7 @@ async fn replay<R: SegmentReader>(
     let parts = parts(&recovery.log);
     for (number, (span, end)) in parts.iter().enumerate() {
         let bytes = match ahead.take() {
-            Some(bytes) => bytes,
+            Some(read) => read?,
             None => {
                 if span.bytes > LARGE_SEGMENT {
                     replay.settle().await?;
@@ -237,15 +237,17 @@ async fn replay<R: SegmentReader>(
         };
         let next = parts.get(number + 1).filter(|(next, _)| span.bytes + next.bytes <= LOG_MEMORY);
         let read = async {
-            Ok(match next {
-                Some((next, _)) => Some(segment(next, from).await?),
+            match next {
+                Some((next, _)) => Some(segment(next, from).await),
                 None => None,
-            })
+            }
         };
-        let (more, read) = tokio::try_join!(replay.feed(&bytes, end.stamp), read)?;
+        let (more, read) = tokio::join!(replay.feed(&bytes, end.stamp), read);
+        let more = more?;
         if !more {
             break;
         }
+        // That it cannot be read is a failure only for a log that goes on with it.
         ahead = read;
         replay.note_if_due().await?;
     }
